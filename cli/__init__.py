@@ -1,0 +1,1 @@
+"""Composes the parts and talks to people: commands, the REPL, serve, the meter."""

@@ -1,0 +1,1 @@
+"""Readings into SQL and back: the journal, the meters, the one process that writes."""
