@@ -1,0 +1,139 @@
+"""The JSON datagram (docs/wire-format.md): for people with ``nc`` and for microcontrollers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from telemetry import meter_id
+from telemetry.clock import trusted_base
+from telemetry.datagrams import Datagrams, Decoded, Tally
+from telemetry.formats.native import LONGEST
+from telemetry.readings import Readings, Status
+from telemetry.registers import BY_NAME, Quantity, Register
+from telemetry.rejects import Reason, RejectedError
+
+_MISSING = Decimal(-1)  # what devices send for an energy they do not have
+_LATEST = Decimal(10**11)  # seconds; far beyond any clock, and still a 64-bit count of ms
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_FIELDS = {"meter", "time", "registers", "epoch"}
+_DECODER = msgspec.json.Decoder(float_hook=Decimal)  # decimals keep what was written
+Row = tuple[int, int, int, int, int, int, int]  # in the order of readings.COLUMNS
+
+
+def decode(datagrams: Datagrams, arrival: int) -> Decoded:
+    """Datagrams that arrived at ``arrival`` (ms, UTC): their readings and what was refused why."""
+    tally = Tally()
+    rows: list[Row] = []
+    for datagram in datagrams.each():
+        try:
+            rows += decode_one(datagram, arrival)
+        except RejectedError as rejected:
+            tally.refuse(rejected.reason)
+        else:
+            tally.accepted += 1
+    return Decoded(_columns(rows), tally)
+
+
+def _columns(rows: list[Row]) -> Readings:
+    high, low, epoch, register, status, time, value = zip(*rows, strict=True) if rows else [()] * 7
+    return Readings(
+        np.array(high, np.uint64),
+        np.array(low, np.uint64),
+        np.array(epoch, np.uint32),
+        np.array(register, np.uint16),
+        np.array(status, np.uint16),
+        np.array(time, np.int64),
+        np.array(value, np.int64),
+    )
+
+
+def decode_one(datagram: bytes, arrival: int) -> list[Row]:
+    """The readings of one datagram; raises RejectedError with the reason."""
+    if len(datagram) > LONGEST:
+        raise RejectedError(Reason.OVERSIZED)
+    body = _parse(datagram)
+    name, registers, epoch = body.get("meter"), body.get("registers"), body.get("epoch", 0)
+    if not isinstance(name, str) or not isinstance(registers, dict) or not _is_u32(epoch):
+        raise RejectedError(Reason.TYPE)
+    try:
+        high, low = meter_id.halves(meter_id.to_octets(name))
+    except ValueError:
+        raise RejectedError(Reason.METER_ID) from None
+    time, status = _instant(body.get("time"), arrival)
+    return [
+        (high, low, epoch, register.code, status, time, raw) for register, raw in _values(registers)
+    ]
+
+
+def _parse(datagram: bytes) -> dict[str, Any]:
+    try:
+        body = _DECODER.decode(datagram)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidOperation):
+        raise RejectedError(Reason.MALFORMED) from None
+    if not isinstance(body, dict):
+        raise RejectedError(Reason.MALFORMED)
+    if not body.keys() <= _FIELDS:
+        raise RejectedError(Reason.TYPE)
+    return body
+
+
+def _is_u32(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**32
+
+
+def _instant(said: object, arrival: int) -> tuple[int, int]:
+    """The instant in ms and the status bits for what the field ``time`` said."""
+    if said is None:
+        return arrival, Status.ARRIVAL_TIME
+    if isinstance(said, bool):
+        raise RejectedError(Reason.TYPE)
+    if isinstance(said, int | Decimal):
+        if not -_LATEST < said < _LATEST:
+            raise RejectedError(Reason.TIME)
+        stated = int(said * 1000)
+    elif isinstance(said, str):
+        stated = _iso(said)
+    else:
+        raise RejectedError(Reason.TYPE)
+    time = trusted_base(stated, arrival)
+    return time, 0 if time == stated else Status.ARRIVAL_TIME
+
+
+def _iso(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise RejectedError(Reason.TIME)
+        return (moment - _EPOCH) // _MILLISECOND
+    except (ValueError, OverflowError):
+        raise RejectedError(Reason.TIME) from None
+
+
+def _values(registers: dict[str, object]) -> list[tuple[Register, int]]:
+    """The registers that carry a value, with their raw integers."""
+    values: dict[int, tuple[Register, int]] = {}
+    for name, value in registers.items():
+        register = BY_NAME.get(name)
+        if register is None or register.code in values:
+            raise RejectedError(Reason.REGISTER)
+        if value is None or (register.quantity is Quantity.ENERGY and value == _MISSING):
+            continue
+        if type(value) is not int and not isinstance(value, Decimal):
+            raise RejectedError(Reason.TYPE)
+        values[register.code] = register, _raw(register, Decimal(value))
+    if not values:
+        raise RejectedError(Reason.REGISTER)
+    return list(values.values())
+
+
+def _raw(register: Register, value: Decimal) -> int:
+    # Compared in the register's unit first: rounding a number of a thousand digits costs.
+    if not register.value(register.minimum) <= value <= register.value(register.maximum):
+        raise RejectedError(Reason.VALUE)
+    return register.raw(value)

@@ -1,0 +1,164 @@
+"""The native datagram, version 1 (docs/wire-format.md): its layout, its encoder, one decoded.
+
+``native_bulk`` decodes many at once; this decoder is the plain reading of the document, and the
+two are held to agree on any bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from telemetry import meter_id
+from telemetry.clock import FUTURE_WINDOW, trusted_base
+from telemetry.readings import DEVICE_BITS, Bytes, Status
+from telemetry.registers import BY_CODE
+from telemetry.rejects import Reason, RejectedError
+
+MAGIC = 0xF5
+VERSION = 1
+LONGEST = 1232
+FLAG_ACKNOWLEDGE = 0x01
+FLAG_ENCRYPTED = 0x02
+KNOWN_FLAGS = FLAG_ACKNOWLEDGE | FLAG_ENCRYPTED
+
+HEADER = np.dtype(
+    [
+        ("magic", "u1"),
+        ("version", "u1"),
+        ("flags", "u1"),
+        ("key_id", "u1"),
+        ("key_high", "<u8"),
+        ("key_low", "<u8"),
+        ("epoch", "<u4"),
+        ("sequence", "<u4"),
+        ("base", "<i8"),
+        ("count", "u1"),
+        ("reserved", "u1", 3),
+    ]
+)
+RECORD = np.dtype([("register", "<u2"), ("status", "<u2"), ("offset", "<i4"), ("value", "<i8")])
+_HEADER = struct.Struct("<BBBB16sIIqB3s")
+_RECORD = struct.Struct("<HHiq")
+MOST_RECORDS = (LONGEST - HEADER.itemsize) // RECORD.itemsize - 1  # room for a tag
+MOST_UNSIGNED = (LONGEST - HEADER.itemsize) // RECORD.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One value: a register's code, its instant (ms, UTC), the raw integer, status bits."""
+
+    register: int
+    time: int
+    value: int
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A decoded datagram: who sent it, which of the sender's it is, and what it says."""
+
+    octets: bytes
+    epoch: int
+    sequence: int
+    acknowledge: bool
+    records: tuple[Record, ...]
+
+
+def encode(
+    octets: bytes,
+    epoch: int,
+    sequence: int,
+    records: Sequence[Record],
+    *,
+    acknowledge: bool = False,
+) -> bytes:
+    """The octets of one unsigned datagram; the first record's instant is the base time.
+
+    Raises ValueError when there are no records, more than fit, or instants further apart than the
+    32-bit offset holds (24.8 days).
+    """
+    if not 1 <= len(records) <= MOST_UNSIGNED:
+        raise ValueError(f"a datagram carries 1 to {MOST_UNSIGNED} records, not {len(records)}")
+    base = records[0].time
+    flags = FLAG_ACKNOWLEDGE if acknowledge else 0
+    header = _HEADER.pack(
+        MAGIC, VERSION, flags, 0, octets, epoch, sequence, base, len(records), bytes(3)
+    )
+    try:
+        body = [_RECORD.pack(r.register, r.status, r.time - base, r.value) for r in records]
+    except struct.error as error:
+        raise ValueError(f"a record does not fit its fields: {error}") from None
+    return header + b"".join(body)
+
+
+def encode_same_shape(
+    key_high: np.ndarray[tuple[int], np.dtype[np.uint64]],
+    key_low: np.ndarray[tuple[int], np.dtype[np.uint64]],
+    epoch: np.ndarray[tuple[int], np.dtype[np.uint32]],
+    sequence: np.ndarray[tuple[int], np.dtype[np.uint32]],
+    base: np.ndarray[tuple[int], np.dtype[np.int64]],
+    records: np.ndarray[tuple[int, int], np.dtype[np.void]],
+) -> Bytes:
+    """n unsigned datagrams of k records each, as rows of octets of shape (n, 40 + 16 k).
+
+    The columns have shape (n,); ``records`` is of dtype RECORD and shape (n, k).
+    """
+    count, each = records.shape
+    rows = np.zeros((count, HEADER.itemsize + each * RECORD.itemsize), np.uint8)
+    header = np.ndarray((count,), HEADER, rows, strides=(rows.shape[1],))
+    header["magic"], header["version"], header["count"] = MAGIC, VERSION, each
+    header["key_high"], header["key_low"] = key_high, key_low
+    header["epoch"], header["sequence"], header["base"] = epoch, sequence, base
+    rows[:, HEADER.itemsize :] = np.ascontiguousarray(records).view(np.uint8).reshape(count, -1)
+    return rows
+
+
+def decode(datagram: bytes, arrival: int) -> Datagram:
+    """One datagram that arrived at ``arrival`` (ms, UTC), checked in the document's order.
+
+    Raises RejectedError with the reason.
+    """
+    if not datagram or datagram[0] != MAGIC:
+        raise RejectedError(Reason.FOREIGN)
+    if len(datagram) < _HEADER.size + _RECORD.size:
+        raise RejectedError(Reason.SHORT)
+    if len(datagram) > LONGEST:
+        raise RejectedError(Reason.OVERSIZED)
+    _, version, flags, key_id, octets, epoch, sequence, base, count, reserved = _HEADER.unpack_from(
+        datagram
+    )
+    if version != VERSION:
+        raise RejectedError(Reason.VERSION)
+    if flags & ~KNOWN_FLAGS or any(reserved):
+        raise RejectedError(Reason.FLAGS)
+    if key_id or flags & FLAG_ENCRYPTED:
+        raise RejectedError(Reason.SECURITY)
+    if count == 0 or len(datagram) != _HEADER.size + count * _RECORD.size:
+        raise RejectedError(Reason.COUNT)
+    try:
+        meter_id.to_name(octets)
+    except ValueError:
+        raise RejectedError(Reason.METER_ID) from None
+    raw = list(_RECORD.iter_unpack(datagram[_HEADER.size :]))
+    if any(register not in BY_CODE for register, *_ in raw):
+        raise RejectedError(Reason.REGISTER)
+    if any(not BY_CODE[r].minimum <= value <= BY_CODE[r].maximum for r, _, _, value in raw):
+        raise RejectedError(Reason.VALUE)
+    records = tuple(_record(fields, base, arrival) for fields in raw)
+    return Datagram(octets, epoch, sequence, bool(flags & FLAG_ACKNOWLEDGE), records)
+
+
+def _record(fields: tuple[int, int, int, int], base: int, arrival: int) -> Record:
+    register, status, offset, value = fields
+    status &= DEVICE_BITS
+    trusted = trusted_base(base, arrival)
+    time = trusted + offset
+    if time > arrival + FUTURE_WINDOW:
+        return Record(register, arrival, value, status | Status.ARRIVAL_TIME)
+    if trusted != base:
+        status |= Status.ARRIVAL_TIME
+    return Record(register, time, value, status)

@@ -1,0 +1,101 @@
+"""Meter identity: the 16 octets on the wire, the name people use, the halves columns carry.
+
+The rules stand in docs/wire-format.md ("Meter id").
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import uuid
+
+import numpy as np
+import numpy.typing as npt
+
+from telemetry.readings import Bytes, UInt64s
+
+OCTETS = 16
+LONGEST_NAME = 64
+NAMESPACE = uuid.UUID("6b4cf0b5-8e0c-5a65-9c3e-6d1f3c1a7e01")
+
+_MARKS = "._:-/+@#"
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9{re.escape(_MARKS)}]*")
+_RULE = (
+    f"a meter id is 1 to {LONGEST_NAME} letters, digits and . _ : - / + @ #, "
+    "starting with a letter or digit, or a UUID"
+)
+
+# Character classes by octet, for checking many ids at once.
+_ALLOWED: npt.NDArray[np.uint8] = np.zeros(256, np.uint8)
+_FIRST: npt.NDArray[np.bool_] = np.zeros(256, np.bool_)
+_FIRST[[c for c in range(128) if chr(c).isalnum()]] = True
+_ALLOWED[_FIRST] = 1
+_ALLOWED[[0, *map(ord, _MARKS)]] = 1
+_ONES = np.uint64(0x0101010101010101)
+_EIGHT = np.uint64(8)
+
+
+def to_octets(name: str) -> bytes:
+    """The 16 octets that ``name`` travels as.
+
+    Raises ValueError, saying the rule, for a name that breaks it.
+    """
+    try:
+        return uuid.UUID(name).bytes if len(name) == 36 else _name_octets(name)
+    except ValueError:
+        return _name_octets(name)
+
+
+def _name_octets(name: str) -> bytes:
+    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise ValueError(f"{name[:80]!r} is no meter id: {_RULE}")
+    if len(name) > OCTETS:
+        return uuid.uuid5(NAMESPACE, name).bytes
+    return name.encode("ascii").ljust(OCTETS, b"\0")
+
+
+def to_name(octets: bytes) -> str:
+    """The name, or the UUID in text form, of 16 valid octets; ValueError for others."""
+    text = octets.rstrip(b"\0").decode("latin-1")
+    if _NAME.fullmatch(text):
+        return text
+    if octets[8] & 0xC0 == 0x80 and 1 <= octets[6] >> 4 <= 8:
+        return str(uuid.UUID(bytes=octets))
+    raise ValueError(f"{octets.hex()} is neither a name nor a UUID")
+
+
+def halves(octets: bytes) -> tuple[int, int]:
+    """``key_high`` and ``key_low`` of 16 octets."""
+    high, low = struct.unpack("<QQ", octets)
+    return high, low
+
+
+def from_halves(high: int, low: int) -> bytes:
+    """The 16 octets of ``key_high`` and ``key_low``."""
+    return struct.pack("<QQ", high, low)
+
+
+def valid(high: UInt64s, low: UInt64s) -> npt.NDArray[np.bool_]:
+    """Which of n ids are names or UUIDs; the arguments and the answer have shape (n,)."""
+    octets = _octets(high, low)
+    allowed = _ALLOWED[octets].view(np.uint64)
+    empty = (octets == 0).view(np.uint8).view(np.uint64)
+    # A zero octet may only be followed by zero octets (little-endian: towards the higher bits).
+    gaps = ((empty << _EIGHT) & ~empty & _ONES).any(axis=1)
+    gaps |= (empty[:, 0] != 0) & (empty[:, 1] != _ONES)
+    names: npt.NDArray[np.bool_] = (
+        (allowed[:, 0] == _ONES) & (allowed[:, 1] == _ONES) & ~gaps & _FIRST[octets[:, 0]]
+    )
+    if names.all():
+        return names
+    version = octets[:, 6] >> 4
+    uuids = ((octets[:, 8] & 0xC0) == 0x80) & (version >= 1) & (version <= 8)
+    names |= uuids
+    return names
+
+
+def _octets(high: UInt64s, low: UInt64s) -> Bytes:
+    pairs = np.empty((len(high), 2), np.uint64)
+    pairs[:, 0] = high
+    pairs[:, 1] = low
+    return pairs.view(np.uint8)

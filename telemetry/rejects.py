@@ -1,0 +1,31 @@
+"""Why a datagram is refused: the reasons that docs/wire-format.md lists and status counts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """One reason a datagram; the first check that fails names it."""
+
+    FOREIGN = "foreign"
+    SHORT = "short"
+    OVERSIZED = "oversized"
+    VERSION = "version"
+    FLAGS = "flags"
+    SECURITY = "security"
+    COUNT = "count"
+    METER_ID = "meter_id"
+    REGISTER = "register"
+    VALUE = "value"
+    MALFORMED = "malformed"
+    TYPE = "type"
+    TIME = "time"
+
+
+class RejectedError(ValueError):
+    """A datagram that a decoder refuses."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
