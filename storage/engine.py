@@ -1,0 +1,127 @@
+"""Opens databases: SQLite set up so that a commit is durable, one writer, read-only readers."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import QueuePool
+
+from storage import schema
+
+# On every connection that writes. FULL: the WAL is synced at each commit, before it returns.
+_WRITER_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA cache_size = -16384",
+)
+_READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000")
+
+
+class StorageError(Exception):
+    """The database cannot be used; the message says why and what to do."""
+
+
+def database_path(data: Path) -> Path:
+    """Where the database stands in the data directory."""
+    return data / "wattbus.sqlite3"
+
+
+def open_writer(data: Path) -> Engine:
+    """The engine of the one process that writes; makes the directory and the tables if need be.
+
+    Raises StorageError.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        engine = _engine(f"file:{_quoted(database_path(data))}?mode=rwc", _WRITER_PRAGMAS)
+        event.listen(engine, "begin", _begin_immediate)
+        with engine.begin() as connection:
+            schema.metadata.create_all(connection)
+            _check_version(connection)
+            _stamp(connection)
+    except (OSError, sa.exc.DBAPIError) as error:
+        raise StorageError(_plain(error, data)) from error
+    return engine
+
+
+def close_writer(engine: Engine) -> None:
+    """Fold the log into the database, as far as readers let it, and close."""
+    connection = engine.raw_connection()
+    connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+    connection.close()
+    engine.dispose()
+
+
+def open_reader(data: Path) -> Engine:
+    """An engine that only reads. Raises StorageError where there is no database yet."""
+    path = database_path(data)
+    if not path.exists():
+        raise StorageError(f"there is no database at {path} yet: start the writer first")
+    engine = _engine(f"file:{_quoted(path)}?mode=ro", _READER_PRAGMAS)
+    try:
+        with engine.connect() as connection:
+            _check_version(connection)
+    except sa.exc.DBAPIError as error:
+        raise StorageError(_plain(error, data)) from error
+    return engine
+
+
+def _engine(uri: str, pragmas: tuple[str, ...]) -> Engine:
+    writes = pragmas is _WRITER_PRAGMAS
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False
+        ),
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0 if writes else 4,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, _record: Any) -> None:
+        for pragma in pragmas:
+            connection.execute(pragma)
+
+    return engine
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    # The driver is in autocommit mode; the write lock is taken at once, never half way through.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _stamp(connection: sa.Connection) -> None:
+    if _version(connection) is None:
+        connection.execute(schema.info.insert().values(key="schema", value=str(schema.VERSION)))
+
+
+def _version(connection: sa.Connection) -> int | None:
+    key, value = schema.info.c.key, schema.info.c.value
+    found = connection.execute(sa.select(value).where(key == "schema")).scalar()
+    return None if found is None else int(found)
+
+
+def _check_version(connection: sa.Connection) -> None:
+    found = _version(connection)
+    if found is not None and found > schema.VERSION:
+        raise StorageError(
+            f"the database has schema {found}, newer than this Wattbus knows "
+            f"({schema.VERSION}): install the newer Wattbus again, or restore a backup"
+        )
+
+
+def _quoted(path: Path) -> str:
+    return quote(str(path.absolute()))
+
+
+def _plain(error: Exception, data: Path) -> str:
+    reason = getattr(error, "orig", error)
+    return f"cannot open the database in {data}: {reason}. Is the directory yours and writable?"

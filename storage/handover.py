@@ -1,0 +1,277 @@
+"""Readings on their way from receiver to writer (docs/handover.md): frames and both halves."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import zmq
+
+from telemetry.readings import COLUMNS, Readings
+
+BATCH, REPORT, CHANGE, STATUS = b"batch", b"report", b"change", b"status"
+COMMITTED, RESEND, ANSWER = b"committed", b"resend", b"answer"
+_NUMBER = struct.Struct("<Q")
+_COUNT = struct.Struct("<I")
+_WIDTH = sum(np.dtype(dtype).itemsize for dtype in COLUMNS.values())
+
+# A batch leaves when it is this large or this old, whichever comes first.
+_LARGE = 16_384  # readings
+_OLD = 0.01  # seconds
+# What may wait in the receiver's memory for a writer that is away: 40 octets a reading.
+MOST_WAITING = 2_000_000
+_SILENCE = 1.0  # seconds without progress before the oldest batch is sent again
+_REPORT_EVERY = 1.0
+_CLOSE_WITHIN = 15.0
+
+
+def pack(readings: Readings) -> bytes:
+    """A batch's body."""
+    columns = [getattr(readings, name).astype(dtype).tobytes() for name, dtype in COLUMNS.items()]
+    return b"".join([_COUNT.pack(len(readings)), *columns])
+
+
+def unpack(body: bytes) -> Readings:
+    """The readings of a batch's body, as views of it; ValueError where its length is wrong."""
+    (count,) = _COUNT.unpack_from(body)
+    if len(body) != _COUNT.size + count * _WIDTH:
+        raise ValueError(f"a batch of {count} readings has {len(body)} octets")
+    columns, offset = {}, _COUNT.size
+    for name, dtype in COLUMNS.items():
+        columns[name] = np.frombuffer(body, dtype, count, offset)
+        offset += columns[name].nbytes
+    return Readings(**columns)
+
+
+def dealer(endpoint: str) -> zmq.Socket[bytes]:
+    """A socket to the writer."""
+    sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.SNDHWM, 0)  # bounded by MOST_WAITING instead
+    sock.setsockopt(zmq.RECONNECT_IVL, 50)
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+    sock.connect(endpoint)
+    return sock
+
+
+@dataclass
+class Waiting:
+    """Batches that are not known to be durable, by number; pure, the time is an argument."""
+
+    bodies: OrderedDict[int, tuple[int, bytes]] = field(default_factory=OrderedDict)
+    readings: int = 0
+    last: int = 0
+    progress: float = 0.0
+
+    @property
+    def oldest(self) -> int:
+        """The oldest number that is not known to be durable, or the next one."""
+        return next(iter(self.bodies), self.last + 1)
+
+    def add(self, count: int, body: bytes, now: float) -> int:
+        """Keep a batch; its number."""
+        if not self.bodies:
+            self.progress = now
+        self.last += 1
+        self.bodies[self.last] = count, body
+        self.readings += count
+        return self.last
+
+    def committed(self, number: int, now: float) -> None:
+        """Forget what is durable."""
+        while self.bodies and self.oldest <= number:
+            _, (count, _body) = self.bodies.popitem(last=False)
+            self.readings -= count
+            self.progress = now
+
+    def overdue(self, now: float) -> int | None:
+        """The number to send again, if nothing has been heard for too long."""
+        if not self.bodies or now - self.progress < _SILENCE:
+            return None
+        self.progress = now
+        return self.oldest
+
+
+class Handover:
+    """The receiver's half: a ``telemetry.receiver.Sink`` that keeps readings until durable.
+
+    ``report`` makes the octets of a report, given how many readings wait. Belongs to the
+    receiver's thread.
+    """
+
+    def __init__(self, endpoint: str, report: Callable[[int], bytes]) -> None:
+        self._socket = dealer(endpoint)
+        self._report = report
+        self._waiting = Waiting()
+        self._parts: list[Readings] = []
+        self._gathered = 0
+        self._since = 0.0
+        self._reported = 0.0
+
+    def full(self) -> bool:
+        """Whether as many readings wait for the writer as may."""
+        return self.undelivered >= MOST_WAITING
+
+    def put(self, readings: Readings) -> None:
+        """Gather readings into the next batch."""
+        if not self._parts:
+            self._since = time.monotonic()
+        self._parts.append(readings)
+        self._gathered += len(readings)
+        if self._gathered >= _LARGE:
+            self._send(time.monotonic())
+
+    def tick(self) -> None:
+        """Send what is due, take in what the writer said, report once a second."""
+        now = time.monotonic()
+        if self._parts and now - self._since >= _OLD:
+            self._send(now)
+        self._hear(now)
+        overdue = self._waiting.overdue(now)
+        if overdue is not None:
+            self._send_from(overdue, most=1)
+        if now - self._reported >= _REPORT_EVERY:
+            self._reported = now
+            self._socket.send_multipart([REPORT, self._report(self.undelivered)])
+
+    def close(self) -> None:
+        """Hand everything over and wait until it is durable, at most 15 s; then close."""
+        deadline = time.monotonic() + _CLOSE_WITHIN
+        if self._parts:
+            self._send(time.monotonic())
+        while self._waiting.bodies and (now := time.monotonic()) < deadline:
+            self._socket.poll(50)
+            self._hear(now)
+            overdue = self._waiting.overdue(now)
+            if overdue is not None:
+                self._send_from(overdue, most=1)
+        self._socket.close()
+
+    @property
+    def undelivered(self) -> int:
+        """Readings that are not known to be durable."""
+        return self._waiting.readings + self._gathered
+
+    def _send(self, now: float) -> None:
+        readings = Readings.concatenate(self._parts) if len(self._parts) > 1 else self._parts[0]
+        self._parts, self._gathered = [], 0
+        number = self._waiting.add(len(readings), pack(readings), now)
+        self._send_from(number, most=1)
+
+    def _send_from(self, number: int, most: int | None = None) -> None:
+        oldest = _NUMBER.pack(self._waiting.oldest)
+        numbers = [n for n in self._waiting.bodies if n >= number][:most]
+        for n in numbers:
+            _, body = self._waiting.bodies[n]
+            self._socket.send_multipart([BATCH, _NUMBER.pack(n), oldest, body], copy=False)
+
+    def _hear(self, now: float) -> None:
+        while True:
+            try:
+                kind, octets = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            (number,) = _NUMBER.unpack(octets)
+            if kind == COMMITTED:
+                self._waiting.committed(number, now)
+            elif kind == RESEND:
+                self._waiting.progress = now
+                self._send_from(number)
+
+
+@dataclass
+class Inbox:
+    """The writer's half for one receiver: which batch comes next, and which are to be answered."""
+
+    expected: int
+    taken: int = 0  # the last number taken, answered once its commit is done
+    asked: int = 0  # the number last asked for again, so that one gap asks once
+
+    def judge(self, number: int) -> str:
+        """What to do with a batch of this number: ``take``, ``repeat`` or ``gap``."""
+        if number > self.expected:
+            return "gap"
+        if number < self.expected:
+            return "repeat"
+        self.expected += 1
+        self.taken = number
+        return "take"
+
+
+class Router:
+    """The writer's socket: batches in, what is durable out; changes and questions beside them."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.setsockopt(zmq.RCVHWM, 1000)
+        self._socket.bind(endpoint)
+        self._inboxes: dict[bytes, Inbox] = {}
+        self._unanswered: set[bytes] = set()
+        self.readings: list[Readings] = []
+        self.reports: dict[bytes, bytes] = {}
+        self.requests: list[tuple[bytes, bytes, bytes, bytes]] = []
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def receive(self, timeout: float, most: int) -> int:
+        """Wait for messages and take in all that are there, up to ``most`` readings; how many."""
+        taken = 0
+        if not self._socket.poll(max(0, int(timeout * 1000))):
+            return taken
+        while taken < most:
+            try:
+                sender, kind, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            if kind == BATCH:
+                taken += self._batch(sender, *frames)
+            elif kind == REPORT:
+                self.reports[sender] = frames[0]
+            else:
+                tag, body = frames[0], frames[1] if len(frames) > 1 else b""
+                self.requests.append((sender, kind, tag, body))
+        return taken
+
+    def _batch(self, sender: bytes, number_: bytes, oldest_: bytes, body: bytes) -> int:
+        (number,), (oldest,) = _NUMBER.unpack(number_), _NUMBER.unpack(oldest_)
+        inbox = self._inboxes.setdefault(sender, Inbox(oldest))
+        verdict = inbox.judge(number)
+        if verdict == "gap":
+            if inbox.asked != inbox.expected:
+                inbox.asked = inbox.expected
+                self._tell(sender, RESEND, inbox.expected)
+            return 0
+        self._unanswered.add(sender)
+        if verdict == "repeat":
+            return 0
+        readings = unpack(body)
+        self.readings.append(readings)
+        return len(readings)
+
+    def take(self) -> Readings | None:
+        """The readings received since the last call, in order."""
+        if not self.readings:
+            return None
+        readings, self.readings = Readings.concatenate(self.readings), []
+        return readings
+
+    def committed(self) -> None:
+        """Tell the receivers that all that was taken is durable."""
+        for sender in self._unanswered:
+            self._tell(sender, COMMITTED, self._inboxes[sender].taken)
+        self._unanswered.clear()
+
+    def answer(self, sender: bytes, tag: bytes, reply: object) -> None:
+        """Answer a change or a question."""
+        self._socket.send_multipart([sender, ANSWER, tag, msgspec.json.encode(reply)])
+
+    def _tell(self, sender: bytes, kind: bytes, number: int) -> None:
+        self._socket.send_multipart([sender, kind, _NUMBER.pack(number)])

@@ -1,0 +1,215 @@
+"""Watches every meter's billing period for the crossing of its limit.
+
+``observe`` looks at a whole batch at once and only picks the meters that may have crossed; ``work``
+then settles each of them exactly, from what is stored. So an alert depends on the readings alone:
+not on their order, nor on restarts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+
+from storage import schema
+from storage.defaults import Defaults
+from storage.energy import energy_curve
+from storage.journal import Batch
+from storage.meters import Meter
+from storage.queries import Reader
+from telemetry.alerts import limit_crossing
+from telemetry.calendar import Period
+from telemetry.intervals import Curve
+from telemetry.readings import Int64s
+from telemetry.registers import BY_CODE, ENERGY_IMPORT
+
+_NEVER = np.iinfo(np.int64).max
+_REGISTER = BY_CODE[ENERGY_IMPORT]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitAlert:
+    """A limit was crossed; ``late`` when newer readings had been accepted before the crossing's."""
+
+    meter: Meter
+    period: Period
+    time_ms: int
+    energy_wh: int
+    limit_wh: int
+    late: bool
+
+
+@dataclass(slots=True)
+class _Watched:
+    """What ``observe`` knows of each meter, by its number; shape (room,) each."""
+
+    start: Int64s  # the period that the newest reading is in, [start, end); 0: not known yet
+    end: Int64s
+    threshold: Int64s  # the register beyond which the limit may be crossed
+    newest: Int64s  # the newest reading's instant and register
+    register: Int64s
+
+    @classmethod
+    def of(cls, room: int) -> _Watched:
+        return cls(*(np.zeros(room, np.int64) for _ in range(5)))
+
+    def grown(self, room: int) -> _Watched:
+        larger = _Watched.of(room)
+        for name in self.__slots__:
+            getattr(larger, name)[: len(self.start)] = getattr(self, name)
+        return larger
+
+
+class LimitWatch:
+    """Belongs to the writer's thread; ``reader`` must see a batch before ``work`` is called."""
+
+    def __init__(self, reader: Reader, defaults: Defaults) -> None:
+        self._reader = reader
+        self._defaults = defaults
+        self._watched = _Watched.of(1024)
+        self._suspects: dict[int, tuple[int, int]] = {}  # number: the instants to look between
+
+    def observe(self, batch: Batch, first_new: int) -> None:
+        """Pick the meters of which the batch may hold a crossing, or a new period.
+
+        Meters numbered from ``first_new`` on have their first readings in this batch.
+        """
+        rows = np.flatnonzero(batch.register == ENERGY_IMPORT)
+        if not len(rows):
+            return
+        number, instant, value = batch.meter[rows], batch.time[rows], batch.value[rows]
+        starts = np.flatnonzero(np.diff(number, prepend=-1))
+        meter = number[starts].astype(np.int64)
+        self._make_room(int(meter[-1]) + 1)
+        watched = self._watched
+        earliest = np.minimum.reduceat(instant, starts)
+        latest = np.maximum.reduceat(instant, starts)
+        highest = np.maximum.reduceat(value, starts)
+        # A register that falls as time goes on was reset, or rolled over, or lies.
+        last = np.repeat(watched.register[meter], np.diff(starts, append=len(rows)))
+        newest = np.repeat(watched.newest[meter], np.diff(starts, append=len(rows)))
+        fell = (instant >= newest) & (value < last)
+        fell[1:] |= (instant[1:] > instant[:-1]) & (value[1:] < value[:-1])
+        lowest = np.minimum.reduceat(value, starts)
+        self._welcome(meter, first_new, earliest, latest, lowest)
+        suspect = (
+            np.bitwise_or.reduceat(fell, starts)
+            | (earliest < watched.start[meter])
+            | (latest >= watched.end[meter])
+            | (highest > watched.threshold[meter])
+        )
+        ahead = latest >= watched.newest[meter]
+        watched.newest[meter[ahead]] = latest[ahead]
+        watched.register[meter[ahead]] = highest[ahead]
+        for chosen in np.flatnonzero(suspect).tolist():
+            self.suspect(int(meter[chosen]), int(earliest[chosen]), int(latest[chosen]))
+
+    def _welcome(
+        self, meter: Int64s, first_new: int, earliest: Int64s, latest: Int64s, lowest: Int64s
+    ) -> None:
+        """New meters in the period of the day need no settling: nothing came before."""
+        period = self._defaults.default_period(int(latest.max()))
+        new = (meter >= first_new) & (earliest > period.start_ms) & (latest < period.end_ms)
+        self._watched.start[meter[new]] = period.start_ms + 1
+        self._watched.end[meter[new]] = period.end_ms
+        self._watched.threshold[meter[new]] = lowest[new] + self._defaults.limit_wh
+
+    def suspect(self, number: int, earliest: int, latest: int) -> None:
+        """Have a meter settled between two instants."""
+        known = self._suspects.get(number, (earliest, latest))
+        self._suspects[number] = min(known[0], earliest), max(known[1], latest)
+
+    def recheck(self, number: int) -> None:
+        """Have a meter settled again because its settings changed."""
+        self._make_room(number + 1)
+        if self._watched.newest[number]:
+            self.suspect(number, *2 * (int(self._watched.newest[number]),))
+
+    def work(self, connection: sa.Connection, seconds: float) -> list[LimitAlert]:
+        """Settle suspects for about so many seconds; the alerts that are new, now stored."""
+        alerts: list[LimitAlert] = []
+        deadline = time.monotonic() + seconds
+        while self._suspects and time.monotonic() < deadline:
+            number = next(iter(self._suspects))
+            earliest, latest = self._suspects.pop(number)
+            alerts += self._settle(connection, number, earliest, latest)
+        return alerts
+
+    @property
+    def waiting(self) -> int:
+        """How many meters are to be settled."""
+        return len(self._suspects)
+
+    def _make_room(self, room: int) -> None:
+        if room > len(self._watched.start):
+            self._watched = self._watched.grown(max(room, 2 * len(self._watched.start)))
+
+    def _settle(
+        self, connection: sa.Connection, number: int, earliest: int, latest: int
+    ) -> list[LimitAlert]:
+        meter = self._reader.by_number(number)
+        curve = energy_curve(self._reader, meter)
+        if not len(curve.time):
+            return []
+        limit = self._defaults.limit(meter)
+        raised = _raised(connection, number)
+        alerts = []
+        # A late reading may also move energy over the end of its period: up to the next reading.
+        after = int(curve.time[min(len(curve.time) - 1, int(curve.time.searchsorted(latest)) + 1)])
+        # A reading at the very start of a period closes the one before.
+        period = self._defaults.period(meter, earliest - 1)
+        while period.start_ms <= max(after, latest):
+            crossing = limit_crossing(curve, period.start_ms, period.end_ms, limit)
+            if crossing is not None and period.start_ms not in raised:
+                late = self._came_late(meter, crossing.time_ms)
+                alert = LimitAlert(meter, period, crossing.time_ms, crossing.energy_wh, limit, late)
+                _store(connection, alert)
+                raised.add(period.start_ms)
+                alerts.append(alert)
+            period = self._defaults.period(meter, period.end_ms)
+        self._watch_on(meter, curve, limit, raised)
+        return alerts
+
+    def _came_late(self, meter: Meter, instant: int) -> bool:
+        accepted = self._reader.series(meter, _REGISTER).time
+        first = int(np.flatnonzero(accepted == instant)[0])
+        return bool((accepted[:first] > instant).any())
+
+    def _watch_on(self, meter: Meter, curve: Curve, limit: int, raised: set[int]) -> None:
+        """Keep what ``observe`` needs to leave the meter alone until something may happen."""
+        watched, newest = self._watched, int(curve.time[-1])
+        period = self._defaults.period(meter, newest)
+        used = curve.energy[-1] - curve.at(np.array([period.start_ms], np.int64))[0]
+        readings = self._reader.series(meter, _REGISTER)
+        register = int(readings.value[readings.time.argmax()])
+        watched.register[meter.number] = register
+        done = period.start_ms in raised
+        watched.start[meter.number] = period.start_ms + 1
+        watched.end[meter.number] = period.end_ms
+        watched.threshold[meter.number] = _NEVER if done else register + limit - int(used)
+
+
+def _raised(connection: sa.Connection, number: int) -> set[int]:
+    table = schema.alerts
+    query = sa.select(table.c.period_start_ms).where(table.c.meter == number)
+    return set(connection.execute(query).scalars())
+
+
+def _store(connection: sa.Connection, alert: LimitAlert) -> None:
+    table = schema.alerts
+    newest = connection.execute(sa.select(sa.func.max(table.c.number))).scalar() or 0
+    connection.execute(
+        table.insert().values(
+            number=newest + 1,
+            meter=alert.meter.number,
+            kind="limit",
+            period_start_ms=alert.period.start_ms,
+            time_ms=alert.time_ms,
+            energy_wh=alert.energy_wh,
+            limit_wh=alert.limit_wh,
+            late=alert.late,
+            raised_ms=int(time.time() * 1000),
+        )
+    )

@@ -1,0 +1,177 @@
+"""The registry's rows: meters by number, octets and id, their settings, their replacements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+import msgspec
+import sqlalchemy as sa
+
+from storage import schema
+from storage.changes import ChangeMeter, ChangeRefusedError, ReplaceMeter
+from telemetry import meter_id
+from telemetry.intervals import Replacement
+
+_METERS = schema.meters
+_SETTINGS = ("name", "time_zone", "limit_wh", "price", "modulus_wh", "max_power_w")
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A registered meter; None in a setting means that the default rules."""
+
+    number: int
+    octets: bytes
+    id: str
+    name: str | None
+    time_zone: str | None
+    limit_wh: int | None
+    reported_limit_wh: int | None
+    price: Decimal | None
+    modulus_wh: int | None
+    max_power_w: int | None
+    created_ms: int
+
+
+_COLUMNS = [_METERS.c[name] for name in Meter.__slots__]
+_BY_OCTETS = sa.select(*_COLUMNS).where(_METERS.c.octets == sa.bindparam("octets"))
+_BY_NUMBER = sa.select(*_COLUMNS).where(_METERS.c.number == sa.bindparam("number"))
+_PAGE = (
+    sa.select(*_COLUMNS)
+    .where(_METERS.c.id > sa.bindparam("after"))
+    .where(_METERS.c.id >= sa.bindparam("first"), _METERS.c.id < sa.bindparam("last"))
+    .order_by(_METERS.c.id)
+    .limit(sa.bindparam("most"))
+)
+_BEYOND = "\U0010ffff"  # sorts after every id
+
+
+def _meter(row: sa.Row[tuple[object, ...]]) -> Meter:
+    values = dict(row._mapping)
+    price = values["price"]
+    return Meter(**values | {"price": None if price is None else Decimal(price)})
+
+
+def find(connection: sa.Connection, name: str) -> Meter | None:
+    """The meter of an id, by the octets it travels as; ValueError for what is no id."""
+    octets = meter_id.to_octets(name)
+    row = connection.execute(_BY_OCTETS, {"octets": octets}).one_or_none()
+    return None if row is None else _meter(row)
+
+
+def by_number(connection: sa.Connection, number: int) -> Meter:
+    """The meter with this number, which must exist."""
+    return _meter(connection.execute(_BY_NUMBER, {"number": number}).one())
+
+
+def page(connection: sa.Connection, prefix: str, after: str, most: int) -> list[Meter]:
+    """At most ``most`` meters whose ids start with ``prefix`` and sort after ``after``, by id."""
+    bounds = {"first": prefix, "last": prefix + _BEYOND, "after": after, "most": most}
+    return [_meter(row) for row in connection.execute(_PAGE, bounds)]
+
+
+def count(connection: sa.Connection) -> int:
+    """How many meters there are."""
+    return connection.execute(sa.select(sa.func.count()).select_from(_METERS)).scalar_one()
+
+
+def numbered(connection: sa.Connection) -> Iterable[tuple[int, bytes, int | None]]:
+    """Number, octets and reported limit of every meter."""
+    columns = _METERS.c.number, _METERS.c.octets, _METERS.c.reported_limit_wh
+    return ((row[0], row[1], row[2]) for row in connection.execute(sa.select(*columns)))
+
+
+def add_all(connection: sa.Connection, first: int, octets: list[bytes], now: int) -> None:
+    """Add meters numbered from ``first`` on, under the ids that their octets say."""
+    rows = [
+        {"number": number, "octets": own, "id": meter_id.to_name(own), "created_ms": now}
+        for number, own in enumerate(octets, first)
+    ]
+    connection.execute(_METERS.insert(), rows)
+
+
+def report_limit(connection: sa.Connection, number: int, limit_wh: int) -> None:
+    """Keep the limit that a meter says it has."""
+    update = _METERS.update().where(_METERS.c.number == number)
+    connection.execute(update.values(reported_limit_wh=limit_wh))
+
+
+def change(connection: sa.Connection, wanted: ChangeMeter, number: int, now: int) -> Meter:
+    """Make a change, adding the meter under ``number`` if it is wanted and new.
+
+    Raises ChangeRefusedError.
+    """
+    try:
+        found = find(connection, wanted.id)
+    except ValueError as error:
+        raise ChangeRefusedError("bad_request", str(error)) from None
+    settings = {
+        name: value for name in _SETTINGS if (value := getattr(wanted, name)) is not msgspec.UNSET
+    }
+    if isinstance(settings.get("price"), Decimal):
+        settings["price"] = str(settings["price"])
+    if found is None:
+        if not wanted.add:
+            raise ChangeRefusedError("unknown_meter", unknown(wanted.id))
+        octets = meter_id.to_octets(wanted.id)
+        connection.execute(
+            _METERS.insert().values(
+                number=number, octets=octets, id=wanted.id, created_ms=now, **settings
+            )
+        )
+        return by_number(connection, number)
+    if wanted.add and len(wanted.id) > meter_id.OCTETS and not _is_uuid(wanted.id):
+        settings["id"] = wanted.id  # a long name that only its UUID was known of
+    if settings:
+        update = _METERS.update().where(_METERS.c.number == found.number)
+        connection.execute(update.values(**settings))
+    return by_number(connection, found.number)
+
+
+def _is_uuid(name: str) -> bool:
+    return meter_id.to_name(meter_id.to_octets(name)) == name.lower()
+
+
+def unknown(name: str) -> str:
+    """What to say of an id that no meter has."""
+    return f"there is no meter {name!r}: `wattbus meters` lists them"
+
+
+def replace(connection: sa.Connection, wanted: ReplaceMeter) -> Meter:
+    """Keep that a meter was exchanged. Raises ChangeRefusedError."""
+    try:
+        found = find(connection, wanted.id)
+    except ValueError as error:
+        raise ChangeRefusedError("bad_request", str(error)) from None
+    if found is None:
+        raise ChangeRefusedError("unknown_meter", unknown(wanted.id))
+    table = schema.replacements
+    key = (table.c.meter == found.number) & (table.c.time_ms == wanted.time_ms)
+    connection.execute(table.delete().where(key))
+    connection.execute(
+        table.insert().values(
+            meter=found.number,
+            time_ms=wanted.time_ms,
+            final_wh=wanted.final_wh,
+            initial_wh=wanted.initial_wh,
+        )
+    )
+    return found
+
+
+_REPLACEMENTS = (
+    sa.select(
+        schema.replacements.c.time_ms,
+        schema.replacements.c.final_wh,
+        schema.replacements.c.initial_wh,
+    )
+    .where(schema.replacements.c.meter == sa.bindparam("meter"))
+    .order_by(schema.replacements.c.time_ms)
+)
+
+
+def replacements(connection: sa.Connection, number: int) -> list[Replacement]:
+    """The exchanges of a meter's device, by time."""
+    return [Replacement(*row) for row in connection.execute(_REPLACEMENTS, {"meter": number})]

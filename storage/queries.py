@@ -1,0 +1,127 @@
+"""What is stored, read back: one reader a process, over the journal in memory and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+
+from storage import journal, meters, schema
+from storage.engine import StorageError, database_path, open_reader
+from storage.meters import Meter
+from storage.tail import Tail
+from telemetry.intervals import Replacement
+from telemetry.readings import Series
+from telemetry.registers import Register
+
+_BODIES_A_READ = 256
+_NEW = (
+    sa.select(schema.journal.c.id, schema.journal.c.body)
+    .where(schema.journal.c.id > sa.bindparam("last"))
+    .order_by(schema.journal.c.id)
+    .limit(_BODIES_A_READ)
+)
+_ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
+
+
+class UnknownMeterError(LookupError):
+    """No meter has this id."""
+
+
+class Reader:
+    """Reads the database of one data directory; sees every commit. Not thread-safe."""
+
+    def __init__(self, data: Path) -> None:
+        """Open the database; raises StorageError where there is none yet."""
+        self._path = database_path(data)
+        self._engine = open_reader(data)
+        self._tail = Tail()
+        self._last = 0
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def refresh(self) -> None:
+        """Take in what was committed since the last call; raises StorageError on damage."""
+        while True:
+            with self._engine.connect() as connection:
+                rows = connection.execute(_NEW, {"last": self._last}).all()
+            for number, body in rows:
+                try:
+                    self._tail.add(journal.decode(body))
+                except journal.DamagedError as error:
+                    raise StorageError(f"row {number} of the journal is damaged: {error}") from None
+                self._last = number
+            if len(rows) < _BODIES_A_READ:
+                return
+
+    @property
+    def octets(self) -> int:
+        """The size of the database and its log on disk."""
+        files = (self._path, self._path.with_name(self._path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    @property
+    def readings(self) -> int:
+        """Values stored, repeats among them."""
+        return len(self._tail)
+
+    def meter(self, name: str) -> Meter:
+        """The meter of an id; UnknownMeterError, or ValueError for what is no id."""
+        with self._engine.connect() as connection:
+            found = meters.find(connection, name)
+        if found is None:
+            raise UnknownMeterError(meters.unknown(name))
+        return found
+
+    def by_number(self, number: int) -> Meter:
+        """The meter with this number."""
+        with self._engine.connect() as connection:
+            return meters.by_number(connection, number)
+
+    def meters(self, prefix: str, after: str, most: int) -> list[Meter]:
+        """A page of meters by id."""
+        with self._engine.connect() as connection:
+            return meters.page(connection, prefix, after, most)
+
+    def meter_count(self) -> int:
+        """How many meters there are."""
+        with self._engine.connect() as connection:
+            return meters.count(connection)
+
+    def series(self, meter: Meter, register: Register) -> Series:
+        """A register's readings in the order of their acceptance."""
+        return self._tail.series(meter.number, register.code)
+
+    def replacements(self, meter: Meter) -> list[Replacement]:
+        """The exchanges of a meter's device."""
+        with self._engine.connect() as connection:
+            return meters.replacements(connection, meter.number)
+
+    def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
+        """The newest reading of each register: code, time, raw value, status."""
+        registers, found = self._tail.meter(meter.number)
+        # By register, then time, then acceptance: the last of each register is its newest.
+        order = np.lexsort((found.time, registers))
+        ends = np.flatnonzero(np.diff(registers[order], append=-1))
+        last = order[ends]
+        columns = (registers[last], found.time[last], found.value[last], found.status[last])
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def alerts(
+        self, meter: Meter | None, before: int | None, most: int
+    ) -> Sequence[sa.Row[tuple[object, ...]]]:
+        """A page of alerts with the ids and zones of their meters, the last raised first."""
+        query = sa.select(*_ALERT_COLUMNS).join(
+            schema.meters, schema.meters.c.number == schema.alerts.c.meter
+        )
+        if meter is not None:
+            query = query.where(schema.alerts.c.meter == meter.number)
+        if before is not None:
+            query = query.where(schema.alerts.c.number < before)
+        query = query.order_by(schema.alerts.c.number.desc()).limit(most)
+        with self._engine.connect() as connection:
+            return connection.execute(query).all()
