@@ -1,0 +1,193 @@
+"""The Python client: one typed method per request of the bus.
+
+>>> with Client("tcp://127.0.0.1:5002") as client:
+...     print(client.total("kitchen").wh)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Self, TypeVar
+
+from msgspec import UNSET, UnsetType
+
+from query import messages as m
+from query.transport import BusError, Connection
+from storage.changes import ChangeMeter, ReplaceMeter
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5002"
+Expected = TypeVar("Expected", bound=m.Reply)
+
+
+class Client:
+    """Asks one query service. Every method may raise BusError; not to be shared between threads."""
+
+    def __init__(
+        self, endpoint: str = DEFAULT_ENDPOINT, *, timeout: float = 2.0, tries: int = 3
+    ) -> None:
+        """``timeout`` is how many seconds one try waits, ``tries`` how often it is sent again."""
+        self._connection = Connection(endpoint, timeout, tries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _ask(self, request: m.AnyRequest, expected: type[Expected]) -> Expected:
+        reply = self._connection.ask(request)
+        if not isinstance(reply, expected):
+            raise BusError("bad_reply", f"{type(request).__name__} got {type(reply).__name__}")
+        return reply
+
+    def ping(self) -> m.Pong:
+        """Whether the service is there, and its version."""
+        return self._ask(m.Ping(), m.Pong)
+
+    def status(self) -> m.Status:
+        """How the collector is: listeners, counters, storage."""
+        return self._ask(m.GetStatus(), m.Status)
+
+    def meters(self, prefix: str = "", *, after: str = "", most: int = 100) -> m.MeterPage:
+        """One page of the meters whose ids start with ``prefix``, by id."""
+        return self._ask(m.ListMeters(prefix=prefix, after=after, most=most), m.MeterPage)
+
+    def all_meters(self, prefix: str = "") -> Iterator[m.MeterInfo]:
+        """Every meter whose id starts with ``prefix``, page by page."""
+        after: str | None = ""
+        while after is not None:
+            page = self.meters(prefix, after=after, most=1000)
+            yield from page.meters
+            after = page.next
+
+    def meter(self, id: str) -> m.MeterInfo:
+        """What is registered of a meter."""
+        return self._ask(m.GetMeter(id=id), m.MeterInfo)
+
+    def latest(self, id: str) -> m.Latest:
+        """The newest reading of each register."""
+        return self._ask(m.GetLatest(id=id), m.Latest)
+
+    def history(
+        self,
+        id: str,
+        step: str = "day",
+        *,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        most: int = 1000,
+    ) -> m.History:
+        """One page of energy by slot (raw, 15m, hour, day or month in the meter's zone)."""
+        return self._ask(
+            m.GetHistory(id=id, step=step, start_ms=start_ms, end_ms=end_ms, most=most), m.History
+        )
+
+    def readings(
+        self,
+        id: str,
+        register: str = m.ENERGY,
+        *,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        most: int = 1000,
+    ) -> m.Values:
+        """One page of a register's readings, by time."""
+        return self._ask(
+            m.GetReadings(id=id, register=register, start_ms=start_ms, end_ms=end_ms, most=most),
+            m.Values,
+        )
+
+    def total(
+        self,
+        id: str,
+        *,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+    ) -> m.Total:
+        """The energy in [start, end), without them in all."""
+        return self._ask(m.GetTotal(id=id, start_ms=start_ms, end_ms=end_ms), m.Total)
+
+    def alerts(
+        self,
+        id: str | None = None,
+        *,
+        before: int | None = None,
+        most: int = 100,
+    ) -> m.AlertPage:
+        """One page of alerts, of one meter or of all, the last raised first."""
+        return self._ask(m.ListAlerts(id=id, before=before, most=most), m.AlertPage)
+
+    def bill(self, id: str, *, at_ms: int | None = None) -> m.Bill:
+        """The bill of the period with the instant, without one that with the last reading."""
+        return self._ask(m.GetBill(id=id, at_ms=at_ms), m.Bill)
+
+    def register(
+        self,
+        id: str,
+        *,
+        name: str | UnsetType | None = UNSET,
+        time_zone: str | UnsetType | None = UNSET,
+        limit_wh: int | UnsetType | None = UNSET,
+        price: Decimal | UnsetType | None = UNSET,
+        modulus_wh: int | UnsetType | None = UNSET,
+        max_power_w: int | UnsetType | None = UNSET,
+    ) -> m.MeterInfo:
+        """Register a meter, or set what is given of one that is registered already."""
+        change = ChangeMeter(
+            id=id,
+            add=True,
+            name=name,
+            time_zone=time_zone,
+            limit_wh=limit_wh,
+            price=price,
+            modulus_wh=modulus_wh,
+            max_power_w=max_power_w,
+        )
+        return self._change(change)
+
+    def set_name(self, id: str, name: str | None) -> m.MeterInfo:
+        """Give a registered meter a name; None takes it away."""
+        return self._change(ChangeMeter(id=id, name=name))
+
+    def set_zone(self, id: str, time_zone: str | None) -> m.MeterInfo:
+        """Set the IANA time zone of a registered meter; None: the collector's default."""
+        return self._change(ChangeMeter(id=id, time_zone=time_zone))
+
+    def set_limit(self, id: str, limit_wh: int | None) -> m.MeterInfo:
+        """Set the alert limit of a billing period, Wh; None: the meter's own, or the default."""
+        return self._change(ChangeMeter(id=id, limit_wh=limit_wh))
+
+    def set_price(self, id: str, price: Decimal | None) -> m.MeterInfo:
+        """Set the price of a kWh; None: the collector's default."""
+        return self._change(ChangeMeter(id=id, price=price))
+
+    def set_bounds(
+        self,
+        id: str,
+        *,
+        modulus_wh: int | UnsetType | None = UNSET,
+        max_power_w: int | UnsetType | None = UNSET,
+    ) -> m.MeterInfo:
+        """Set where the energy register rolls over, and the most power the meter can carry."""
+        return self._change(ChangeMeter(id=id, modulus_wh=modulus_wh, max_power_w=max_power_w))
+
+    def replace(
+        self,
+        id: str,
+        *,
+        time_ms: int,
+        final_wh: int,
+        initial_wh: int,
+    ) -> m.MeterInfo:
+        """Say that the device was exchanged: the old one's last register, the new one's first."""
+        return self._change(
+            ReplaceMeter(id=id, time_ms=time_ms, final_wh=final_wh, initial_wh=initial_wh)
+        )
+
+    def _change(self, change: ChangeMeter | ReplaceMeter) -> m.MeterInfo:
+        return self._ask(m.Change(change=change), m.MeterInfo)

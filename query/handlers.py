@@ -1,0 +1,296 @@
+"""Answers: one function a request that only reads, and the table that finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from query import billing
+from query import messages as m
+from query.transport import BusError
+from storage.defaults import Defaults
+from storage.energy import energy_curve
+from storage.meters import Meter
+from storage.queries import Reader, UnknownMeterError
+from telemetry import intervals
+from telemetry.calendar import DAY_MS, Step, edges
+from telemetry.intervals import Curve, Flag
+from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s
+from telemetry.registers import BY_CODE, BY_NAME
+
+# Instants outside the years 1900 to 2200 are slips of the pen.
+_EARLIEST, _LATEST = -2_208_988_800_000, 7_258_118_400_000
+_TWO_MONTHS = 62 * DAY_MS
+
+
+class Answers(NamedTuple):
+    """What an answer is made from."""
+
+    reader: Reader
+    defaults: Defaults
+    version: str
+
+
+def answer(request: m.AnyRequest, source: Answers) -> m.Reply:
+    """The reply to a request that only reads; raises BusError."""
+    handler = _HANDLERS[type(request)]
+    try:
+        return handler(request, source)
+    except UnknownMeterError as error:
+        raise BusError("unknown_meter", str(error)) from None
+    except ValueError as error:
+        raise BusError("bad_request", str(error)) from None
+
+
+def meter_info(meter: Meter, defaults: Defaults) -> m.MeterInfo:
+    """A registered meter as the bus shows it."""
+    return m.MeterInfo(
+        id=meter.id,
+        name=meter.name,
+        time_zone=meter.time_zone,
+        limit_wh=meter.limit_wh,
+        reported_limit_wh=meter.reported_limit_wh,
+        price=meter.price,
+        modulus_wh=meter.modulus_wh,
+        max_power_w=meter.max_power_w,
+        created_ms=meter.created_ms,
+        time_zone_in_force=defaults.zone(meter).key,
+        limit_wh_in_force=defaults.limit(meter),
+        price_in_force=defaults.price_of(meter),
+    )
+
+
+def _ping(_request: m.Ping, source: Answers) -> m.Pong:
+    return m.Pong(version=source.version, protocol=m.PROTOCOL)
+
+
+def _list_meters(request: m.ListMeters, source: Answers) -> m.MeterPage:
+    most = _page(request.most)
+    found = source.reader.meters(request.prefix, request.after, most + 1)
+    infos = [meter_info(meter, source.defaults) for meter in found[:most]]
+    return m.MeterPage(meters=infos, next=infos[-1].id if len(found) > most else None)
+
+
+def _get_meter(request: m.GetMeter, source: Answers) -> m.MeterInfo:
+    return meter_info(source.reader.meter(request.id), source.defaults)
+
+
+def _get_latest(request: m.GetLatest, source: Answers) -> m.Latest:
+    meter = source.reader.meter(request.id)
+    registers = []
+    for code, time_ms, raw, status in source.reader.latest(meter):
+        register = BY_CODE[code]
+        registers.append(
+            m.LatestValue(
+                obis=register.obis,
+                name=register.name,
+                unit=register.unit,
+                raw=raw,
+                scaler=register.scaler,
+                time_ms=time_ms,
+                flags=_status_names(status),
+            )
+        )
+    zone = source.defaults.zone(meter).key
+    return m.Latest(id=meter.id, time_zone=zone, registers=registers)
+
+
+def _status_names(status: int) -> list[str]:
+    names = ["arrival_time"] if status & Status.ARRIVAL_TIME else []
+    return names + (["device"] if status & DEVICE_BITS else [])
+
+
+def _get_history(request: m.GetHistory, source: Answers) -> m.History:
+    most = _page(request.most)
+    try:
+        step = Step(request.step)
+    except ValueError:
+        steps = ", ".join(Step)
+        raise BusError("bad_request", f"step is one of {steps}, not {request.step!r}") from None
+    meter = source.reader.meter(request.id)
+    curve = energy_curve(source.reader, meter)
+    start, end = _range(request.start_ms, request.end_ms, curve)
+    if step is Step.RAW:
+        bounds, flags = _between_readings(curve, start, end)
+        wh = np.diff(curve.at(bounds))
+    else:
+        bounds = _bounds(curve, step, source.defaults.zone(meter), start, end, most)
+        slots = intervals.slots(curve, bounds)
+        wh, flags = slots.energy, slots.flags
+    starts, ends = bounds[:-1], bounds[1:]
+    there = (flags & Flag.MISSING) == 0
+    starts, ends, wh, flags = starts[there], ends[there], wh[there], flags[there]
+    more = int(starts[most]) if len(starts) > most else None
+    return m.History(
+        id=meter.id,
+        time_zone=source.defaults.zone(meter).key,
+        step=step,
+        start_ms=starts[:most].tolist(),
+        end_ms=ends[:most].tolist(),
+        wh=wh[:most].tolist(),
+        flags=_flag_names(flags[:most]),
+        next=more,
+    )
+
+
+def _between_readings(curve: Curve, start: int, end: int) -> tuple[Int64s, UInt16s]:
+    """The bounds of the intervals between readings that lie in [start, end), and their flags."""
+    first = int(curve.time.searchsorted(start))
+    last = int(curve.time.searchsorted(end, side="right"))
+    return curve.time[first:last], curve.flags[first + 1 : last]
+
+
+def _bounds(curve: Curve, step: Step, zone: ZoneInfo, start: int, end: int, most: int) -> Int64s:
+    """The slots' bounds inside [start, end], from the first with data, enough for one page."""
+    if not len(curve.time) or end <= curve.time[0] or start >= curve.time[-1]:
+        return np.array([start], np.int64)
+    # No calendar of centuries without data; a slot is never longer than two months.
+    start = max(start, int(curve.time[0]) - _TWO_MONTHS)
+    end = min(end, int(curve.time[-1]) + _TWO_MONTHS)
+    bounds = np.unique(np.clip(edges(step, zone, start, end), start, end))
+    first = max(0, int(bounds.searchsorted(curve.time[0], side="right")) - 1)
+    last = int(bounds.searchsorted(curve.time[-1])) + 1
+    page = bounds[first:last]
+    # Slots inside the data are never missing, so a page and one more are enough.
+    return page[: most + 2]
+
+
+def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
+    most = _page(request.most)
+    register = BY_NAME.get(request.register)
+    if register is None:
+        raise BusError("bad_request", f"there is no register {request.register!r}")
+    meter = source.reader.meter(request.id)
+    settled = intervals.settle(source.reader.series(meter, register))
+    start = _instant("start_ms", request.start_ms)
+    end = _instant("end_ms", request.end_ms)
+    first = 0 if start is None else int(settled.time.searchsorted(start))
+    last = len(settled) if end is None else int(settled.time.searchsorted(end))
+    last = max(first, last)
+    page = slice(first, min(last, first + most))
+    return m.Values(
+        id=meter.id,
+        time_zone=source.defaults.zone(meter).key,
+        obis=register.obis,
+        unit=register.unit,
+        scaler=register.scaler,
+        time_ms=settled.time[page].tolist(),
+        raw=settled.value[page].tolist(),
+        next=int(settled.time[first + most]) if last - first > most else None,
+    )
+
+
+def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
+    meter = source.reader.meter(request.id)
+    curve = energy_curve(source.reader, meter)
+    start, end = _range(request.start_ms, request.end_ms, curve)
+    bounds = np.array([start, end], np.int64)
+    slots = intervals.slots(curve, bounds)
+    empty = not len(curve.time) or bool(slots.flags[0] & Flag.MISSING)
+    return m.Total(
+        id=meter.id,
+        time_zone=source.defaults.zone(meter).key,
+        wh=int(slots.energy[0]) if len(curve.time) else 0,
+        start_ms=None if empty else max(start, int(curve.time[0])),
+        end_ms=None if empty else min(end, int(curve.time[-1])),
+        flags=_flag_names(slots.flags)[0],
+    )
+
+
+def _list_alerts(request: m.ListAlerts, source: Answers) -> m.AlertPage:
+    most = _page(request.most)
+    meter = None if request.id is None else source.reader.meter(request.id)
+    rows = source.reader.alerts(meter, request.before, most + 1)
+    alerts = [_alert(row._mapping, source) for row in rows[:most]]
+    return m.AlertPage(alerts=alerts, next=alerts[-1].number if len(rows) > most else None)
+
+
+def _alert(row: Any, source: Answers) -> m.Alert:
+    names = ("number", "id", "kind", "time_ms", "period_start_ms", "energy_wh", "limit_wh", "late")
+    values = {name: row[name] for name in (*names, "raised_ms")}
+    return m.Alert(**values, time_zone=row["time_zone"] or source.defaults.time_zone)
+
+
+def _get_bill(request: m.GetBill, source: Answers) -> m.Bill:
+    meter, defaults = source.reader.meter(request.id), source.defaults
+    curve = energy_curve(source.reader, meter)
+    at = _instant("at_ms", request.at_ms)
+    if at is None:
+        if not len(curve.time):
+            raise BusError("no_readings", f"meter {meter.id!r} has no energy readings to bill yet")
+        # A reading at midnight of the first closes the period before.
+        at = int(curve.time[-1]) - 1
+    period = defaults.period(meter, at)
+    slots = intervals.slots(curve, np.array([period.start_ms, period.end_ms], np.int64))
+    wh, flags, price = int(slots.energy[0]), int(slots.flags[0]), defaults.price_of(meter)
+    return m.Bill(
+        id=meter.id,
+        time_zone=defaults.zone(meter).key,
+        start_ms=period.start_ms,
+        end_ms=period.end_ms,
+        wh=wh,
+        estimated_wh=_estimated(curve, period.start_ms, period.end_ms),
+        complete=not flags & (Flag.PARTIAL | Flag.MISSING),
+        price=price,
+        currency=defaults.currency,
+        amount=billing.amount(wh, price),
+        flags=intervals.names(flags),
+    )
+
+
+def _estimated(curve: Curve, start: int, end: int) -> int:
+    """The energy of [start, end) that comes from long intervals reaching over its ends, Wh."""
+    inside = curve.time[(curve.time >= start) & (curve.time <= end)]
+    ends = np.array([start, end], np.int64)
+    # Between the period's ends and the nearest readings inside; all of it when there are none.
+    near = np.array([inside[0], inside[-1]], np.int64) if len(inside) else ends[::-1]
+    flags = intervals.slots(curve, np.sort(np.unique(np.concatenate([ends, near])))).flags
+    if not (flags & Flag.ESTIMATED).any():
+        return 0
+    booked = np.abs(curve.at(near) - curve.at(ends))
+    return int(booked.sum()) if len(inside) else int(booked[0])
+
+
+_HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
+    m.Ping: _ping,
+    m.ListMeters: _list_meters,
+    m.GetMeter: _get_meter,
+    m.GetLatest: _get_latest,
+    m.GetHistory: _get_history,
+    m.GetReadings: _get_readings,
+    m.GetTotal: _get_total,
+    m.ListAlerts: _list_alerts,
+    m.GetBill: _get_bill,
+}
+
+
+def _page(most: int) -> int:
+    if not 1 <= most <= m.MOST_ROWS:
+        raise BusError("bad_request", f"most is 1 to {m.MOST_ROWS}, not {most}")
+    return most
+
+
+def _instant(field: str, instant: int | None) -> int | None:
+    if instant is not None and not _EARLIEST <= instant <= _LATEST:
+        raise BusError("bad_request", f"{field} is ms of Unix time, 1900 to 2200, not {instant}")
+    return instant
+
+
+def _range(start_ms: int | None, end_ms: int | None, curve: Curve) -> tuple[int, int]:
+    """The range asked for, where nothing was asked the data's; never empty."""
+    start, end = _instant("start_ms", start_ms), _instant("end_ms", end_ms)
+    if start is not None and end is not None and end <= start:
+        raise BusError("bad_request", "the range ends before it starts")
+    first = int(curve.time[0]) if len(curve.time) else 0
+    last = int(curve.time[-1]) if len(curve.time) else 1
+    start = min(first, end - 1) if start is None and end is not None else start
+    start = first if start is None else start
+    return start, max(last, start + 1) if end is None else end
+
+
+def _flag_names(flags: UInt16s) -> list[list[str]]:
+    names = {flag: intervals.names(flag) for flag in np.unique(flags).tolist()}
+    return [names[flag] for flag in flags.tolist()]

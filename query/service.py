@@ -1,0 +1,218 @@
+"""The query service: answers the bus from the database, sends changes on to the writer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from query import messages as m
+from query.handlers import Answers, answer, meter_info
+from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError
+from storage import handover
+from storage.defaults import Defaults
+from storage.engine import StorageError
+from storage.queries import Reader
+
+log = logging.getLogger("query")
+
+_IDLE = 250  # milliseconds between looks at the journal and at the stop flag when nobody asks
+_WRITER_WITHIN = 1.5  # seconds in which the writer answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Where a reply goes and how it is encoded."""
+
+    envelope: list[bytes]
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Forwarded:
+    """A request that waits for the writer."""
+
+    asker: _Asker
+    request: m.GetStatus | m.Change
+    deadline: float
+
+
+class Service:
+    """One ROUTER socket; everything happens on the thread that calls ``run``."""
+
+    def __init__(
+        self, data: Path, address: str, writer_endpoint: str, defaults: Defaults, version: str
+    ) -> None:
+        """Bind ``address`` (``tcp://host:port``); raises zmq.ZMQError when it cannot be had."""
+        self._data, self._defaults, self._version = data, defaults, version
+        self._reader: Reader | None = None
+        self._started = int(time.time() * 1000)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.LINGER, 1000),
+            (zmq.MAXMSGSIZE, LONGEST_REQUEST),
+            (zmq.HANDSHAKE_IVL, 5000),
+            (zmq.HEARTBEAT_IVL, 10_000),
+            (zmq.HEARTBEAT_TIMEOUT, 30_000),
+            (zmq.SNDHWM, 1000),
+            (zmq.RCVHWM, 1000),
+            (zmq.IPV6, int("[" in address)),
+        ):
+            self._socket.setsockopt(option, value)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError:
+            self._socket.close()
+            raise
+        self.endpoint: str = self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        self._writer = handover.dealer(writer_endpoint)
+        self._forwarded: dict[bytes, _Forwarded] = {}
+        self._tags = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Answer until ``stop`` is set."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._writer, zmq.POLLIN)
+        while not stop.is_set():
+            ready = dict(poller.poll(_IDLE))
+            if self._socket in ready:
+                self._take_request()
+            if self._writer in ready:
+                self._take_answer()
+            self._give_up()
+            if not ready:
+                self._keep_up()
+        self._socket.close()
+        self._writer.close()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _keep_up(self) -> None:
+        """Take in what was committed while nobody asks, so that the next question finds it."""
+        with suppress(BusError):  # said to whoever asks
+            self._current_reader()
+
+    def _current_reader(self) -> Reader:
+        try:
+            if self._reader is None:
+                self._reader = Reader(self._data)
+            self._reader.refresh()
+        except StorageError as error:
+            raise BusError("unavailable", str(error)) from None
+        return self._reader
+
+    def _take_request(self) -> None:
+        frames = self._socket.recv_multipart()
+        # Everything up to the empty frame is the way back (ZeroMQ's RFC 28).
+        try:
+            split = frames.index(b"", 1) + 1
+        except ValueError:
+            return  # nowhere to send an error to
+        envelope, rest = frames[:split], frames[split:]
+        header = rest[0] if rest and rest[0] in ENCODERS else MSGPACK
+        asker = _Asker(envelope, header)
+        try:
+            self._dispatch(asker, rest)
+        except BusError as error:
+            self._reply(asker, m.Failure(code=error.code, message=str(error)))
+        except Exception:
+            log.exception("a request failed")
+            self._reply(
+                asker, m.Failure(code="internal", message="the service failed; see its log")
+            )
+
+    def _dispatch(self, asker: _Asker, frames: list[bytes]) -> None:
+        if len(frames) != 2:
+            raise BusError(
+                "bad_request", f"a request is a header and a body, not {len(frames)} frames"
+            )
+        header, body = frames
+        if header not in ENCODERS:
+            raise BusError("unsupported_version", f"{header[:8]!r} is not WB1m or WB1j")
+        try:
+            request = REQUESTS.decode(header, body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BusError("bad_request", f"the body is no request: {error}") from None
+        if isinstance(request, m.Change):
+            self._forward(asker, request, handover.CHANGE, msgspec.json.encode(request.change))
+        elif isinstance(request, m.GetStatus):
+            self._forward(asker, request, handover.STATUS, b"")
+        else:
+            answers = Answers(self._current_reader(), self._defaults, self._version)
+            self._reply(asker, answer(request, answers))
+
+    def _forward(
+        self, asker: _Asker, request: m.GetStatus | m.Change, kind: bytes, body: bytes
+    ) -> None:
+        self._tags += 1
+        tag = self._tags.to_bytes(8, "little")
+        deadline = time.monotonic() + _WRITER_WITHIN
+        self._forwarded[tag] = _Forwarded(asker, request, deadline)
+        self._writer.send_multipart([kind, tag, body])
+
+    def _take_answer(self) -> None:
+        frames = self._writer.recv_multipart()
+        if len(frames) != 3 or frames[0] != handover.ANSWER:
+            return
+        waiting = self._forwarded.pop(frames[1], None)
+        if waiting is None:
+            return  # answered after we gave up
+        told = msgspec.json.decode(frames[2])
+        try:
+            reply = self._told(waiting.request, told)
+        except BusError as error:
+            reply = m.Failure(code=error.code, message=str(error))
+        self._reply(waiting.asker, reply)
+
+    def _told(self, request: m.GetStatus | m.Change, told: dict[str, Any]) -> m.Reply:
+        if isinstance(request, m.GetStatus):
+            return self._status(msgspec.convert(told, m.WriterStatus))
+        if "error" in told:
+            raise BusError(told["error"]["code"], told["error"]["message"])
+        reader = self._current_reader()
+        return meter_info(reader.by_number(told["number"]), self._defaults)
+
+    def _give_up(self) -> None:
+        """Answer for a writer that is away."""
+        now = time.monotonic()
+        for tag, waiting in list(self._forwarded.items()):
+            if now < waiting.deadline:
+                break  # they are in the order of their deadlines
+            del self._forwarded[tag]
+            self._reply(waiting.asker, self._without_writer(waiting.request))
+
+    def _without_writer(self, request: m.GetStatus | m.Change) -> m.Reply:
+        if isinstance(request, m.Change):
+            return m.Failure(
+                code="unavailable",
+                message="the writer does not answer; the change may or may not be made: try again",
+            )
+        try:
+            return self._status(None)
+        except BusError as error:
+            return m.Failure(code=error.code, message=str(error))
+
+    def _status(self, writer: m.WriterStatus | None) -> m.Status:
+        reader = self._current_reader()
+        return m.Status(
+            version=self._version,
+            now_ms=int(time.time() * 1000),
+            started_ms=self._started,
+            meters=reader.meter_count(),
+            readings=reader.readings,
+            database_octets=reader.octets,
+            writer=writer,
+        )
+
+    def _reply(self, asker: _Asker, reply: m.Reply) -> None:
+        body = ENCODERS[asker.header](reply)
+        with suppress(zmq.ZMQError):  # the asker is gone, or does not read: it will ask again
+            self._socket.send_multipart([*asker.envelope, asker.header, body], zmq.NOBLOCK)
