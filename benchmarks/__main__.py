@@ -1,0 +1,32 @@
+"""Runs one benchmark, or all: ``python -m benchmarks [SUITE] [options]``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+
+from benchmarks import ask, ingest
+
+SUITES = {"ingest": ingest, "ask": ask}
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    subparsers = parser.add_subparsers(dest="suite")
+    parsers = {}
+    for name, suite in SUITES.items():
+        parsers[name] = subparsers.add_parser(name, help=suite.__doc__)
+        suite.add_arguments(parsers[name])
+    arguments = parser.parse_args()
+    print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", end=", ")
+    print(f"Python {platform.python_version()}")
+    for name, suite in SUITES.items():
+        if arguments.suite in (None, name):
+            print(f"\n== {name}: {(suite.__doc__ or '').strip()}")
+            suite.run(arguments if arguments.suite else parsers[name].parse_args([]))
+
+
+if __name__ == "__main__":
+    main()
