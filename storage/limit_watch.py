@@ -91,7 +91,8 @@ class LimitWatch:
         last = np.repeat(watched.register[meter], np.diff(starts, append=len(rows)))
         newest = np.repeat(watched.newest[meter], np.diff(starts, append=len(rows)))
         fell = (instant >= newest) & (value < last)
-        fell[1:] |= (instant[1:] > instant[:-1]) & (value[1:] < value[:-1])
+        same = number[1:] == number[:-1]
+        fell[1:] |= same & (instant[1:] > instant[:-1]) & (value[1:] < value[:-1])
         lowest = np.minimum.reduceat(value, starts)
         self._welcome(meter, first_new, earliest, latest, lowest)
         suspect = (

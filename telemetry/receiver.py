@@ -15,7 +15,7 @@ from telemetry.datagrams import Tally
 from telemetry.formats import Format
 from telemetry.readings import Readings
 
-ASKED_BUFFER = 4 * 1024 * 1024
+ASKED_BUFFER = 32 * 1024 * 1024
 MOST_A_CALL = 4096
 # A nap after the first datagram lets hundreds gather for one call; it never lasts longer than a
 # quarter of what the socket buffer holds at the rate last seen.
