@@ -1,0 +1,1 @@
+"""HTTP for old clients and browsers, translated to the query bus (docs/http.md)."""
