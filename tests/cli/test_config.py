@@ -1,0 +1,301 @@
+"""The configuration: every key and flag, what is said of wrong ones, and docs/config.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import tempfile
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cli import config
+from cli.config import Address, Config, ConfigError, Listener
+from cli.main import main
+from telemetry.formats import FORMATS
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENT = (ROOT / "docs/config.md").read_text("utf-8")
+EXAMPLE = Config(
+    data="/var/lib/wattbus",
+    time_zone="America/Sao_Paulo",
+    query=Address(port=5002),
+    live=Address(port=5003),
+    http=Address(port=5000),
+)
+
+
+def parse(*flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    config.add_arguments(parser)
+    return parser.parse_args(flags)
+
+
+def load(text: str, directory: Path, *flags: str) -> Config:
+    path = directory / "wattbus.toml"
+    path.write_text(text, "utf-8")
+    return config.load(parse("--config", str(path), *flags))
+
+
+def refused(text: str, directory: Path, *flags: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(text, directory, *flags)
+    return str(error.value).replace(str(directory / "wattbus.toml"), "FILE")
+
+
+def test_defaults() -> None:
+    settings = config.load(parse())
+    assert settings == Config()
+    assert settings.listeners == (Listener("127.0.0.1", 5001, "auto"),)
+    services = ("query", "live", "http")
+    assert [settings.where(service) for service in services] == [
+        ("127.0.0.1", 5002),
+        ("127.0.0.1", 5003),
+        ("127.0.0.1", 5000),
+    ]
+    assert settings.directory.name == "wattbus"
+    defaults = settings.defaults
+    assert (defaults.limit_wh, defaults.price, defaults.currency) == (500_000, Decimal("0.5"), "R$")
+    assert defaults.billing_day == 1
+    assert defaults.time_zone
+
+
+def test_the_example_means_what_it_says(tmp_path: Path) -> None:
+    assert load(config.EXAMPLE, tmp_path) == EXAMPLE
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ('data = "/d"', "data", "/d"),
+        ('time_zone = "Asia/Kathmandu"', "time_zone", "Asia/Kathmandu"),
+        ("alert_limit_kwh = 0.1", "alert_limit_kwh", Decimal("0.1")),
+        ('alert_limit_kwh = "0"', "alert_limit_kwh", Decimal(0)),
+        ('price = "0.12345678"', "price", Decimal("0.12345678")),
+        ("price = 0.1", "price", Decimal("0.1")),
+        ('currency = "€"', "currency", "€"),
+        ("billing_day = 31", "billing_day", 31),
+        ("[[listeners]]\n[[listeners]]\nport=7", "listeners", (Listener(), Listener(port=7))),
+        (
+            '[[listeners]]\naddress="::"\nport=0\nformat="json"',
+            "listeners",
+            (Listener("::", 0, "json"),),
+        ),
+        ('[query]\naddress = "::1"', "query", Address("::1")),
+        ("[live]\nport = 65535", "live", Address(port=65535)),
+        ("http = {port = 80}", "http", Address(port=80)),
+    ],
+)
+def test_every_key(text: str, key: str, value: Any, tmp_path: Path) -> None:
+    assert load(text, tmp_path) == msgspec.structs.replace(Config(), **{key: value})
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    two = config.EXAMPLE.replace("[query]", '[[listeners]]\nport=6001\nformat="json"\n\n[query]')
+    flags = ["--data", "/elsewhere", "--address", "::1", "--time-zone", "UTC"]
+    for number, service in enumerate(("udp", "query", "live", "http")):
+        flags += [f"--{service}-port", str(7000 + number)]
+    expected = msgspec.structs.replace(
+        EXAMPLE,
+        data="/elsewhere",
+        time_zone="UTC",
+        listeners=(Listener("::1", 7000), Listener("::1", 6001, "json")),
+        query=Address("::1", 7001),
+        live=Address("::1", 7002),
+        http=Address("::1", 7003),
+    )
+    assert load(two, tmp_path, *flags) == expected
+    # A child process that is given the same flags again means the same.
+    again = config.flags_of(parse("--config", str(tmp_path / "wattbus.toml"), *flags))
+    assert config.load(parse(*again)) == expected
+    assert config.flags_of(parse()) == []
+
+
+def test_endpoints() -> None:
+    settings = Config(query=Address("0.0.0.0", 1), live=Address("::1", 2), http=Address("::", 3))
+    assert settings.endpoint("query") == "tcp://0.0.0.0:1"
+    assert settings.endpoint("query", to_connect=True) == "tcp://127.0.0.1:1"
+    assert settings.endpoint("live") == "tcp://[::1]:2"
+    assert settings.endpoint("live", to_connect=True) == "tcp://[::1]:2"
+    assert settings.endpoint("http", to_connect=True) == "tcp://127.0.0.1:3"
+
+
+KEYS = ", ".join(Config.__struct_fields__)
+WRONG = [
+    # unknown keys
+    ("bogus = 1", f"FILE:1: unknown key 'bogus': known there are {KEYS}"),
+    ("# one\n\n'an odd one' = 1", f"FILE:3: unknown key 'an odd one': known there are {KEYS}"),
+    ('data = "/d"\n[http]\nport = 1\n[bogus]\nx = 1', f"FILE:4: unknown key 'bogus': .* {KEYS}"),
+    ("[query]\n\nprot = 1", "FILE:3: unknown key 'prot': known there are address, port"),
+    (
+        "[[listeners]]\nport=1\n[[listeners]]\nprot=1",
+        "FILE:4: unknown key 'prot': known there are address, port, format",
+    ),
+    # wrong types
+    ("data = 5", "FILE:1: data: expected `str`, got `int`"),
+    ("price = 1\ncurrency = 5", "FILE:2: currency: expected `str`, got `int`"),
+    ("\nbilling_day = true", "FILE:2: billing_day: expected `int`, got `bool`"),
+    ('price = "half"', "FILE:1: price: invalid decimal string"),
+    ('alert_limit_kwh = "500,5"', "FILE:1: alert_limit_kwh: invalid decimal string"),
+    ("query = 5", "FILE:1: query: expected `table`, got `int`"),
+    ("price = 1\n[listeners]\nport = 5", "FILE:2: listeners: expected `array`, got `table`"),
+    ('[query]\nport = 1\n[live]\n\nport = "x"', "FILE:5: live.port: expected `int`, got `str`"),
+    ('price = 1\nquery.port = "x"', "FILE:2: query.port: expected `int`, got `str`"),
+    ('price = 1\nquery = {port = "x"}', "FILE:2: query.port: expected `int`, got `str`"),
+    (
+        '[[listeners]]\nport=1\n[[listeners]]\nport="abc"',
+        "FILE:4: listeners.1.port: expected `int`, got `str`",
+    ),
+    # wrong values
+    ('data = ""', "FILE:1: data: must not be empty"),
+    ('time_zone = "Mars/Base"', "FILE:1: time_zone: 'Mars/Base' is no IANA time zone"),
+    ('time_zone = "../etc/passwd"', "FILE:1: time_zone: '../etc/passwd' is no IANA time zone"),
+    ("alert_limit_kwh = inf", "FILE:1: alert_limit_kwh: a limit is 0 to 10^12 kWh"),
+    ("alert_limit_kwh = -1", "FILE:1: alert_limit_kwh: a limit is 0 to 10^12 kWh"),
+    ("price = nan", "FILE:1: price: a price is not negative"),
+    ("price = -0.5", "FILE:1: price: a price is not negative"),
+    ("billing_day = 0", "FILE:1: billing_day: a day of the month is 1 to 31"),
+    ("billing_day = 32", "FILE:1: billing_day: a day of the month is 1 to 31"),
+    ("price = 1\nlisteners = []", "FILE:2: listeners: there must be one at least"),
+    ('[[listeners]]\nformat = "xml"', "FILE:2: listeners.0.format: known formats: native, json"),
+    ('[[listeners]]\naddress = ""', "FILE:2: listeners.0.address: must not be empty"),
+    ('[http]\naddress = ""', "FILE:2: http.address: must not be empty"),
+    (
+        '[[listeners]]\nport=1\n\n[[listeners]]\naddress="::"\nport=70000',
+        "FILE:6: listeners.1.port: a port is 0 to 65535",
+    ),
+    ("[query]\nport = 1\n[live]\nport = -3", "FILE:4: live.port: a port is 0 to 65535"),
+    ("price = 1\n\nquery.port = 65536", "FILE:3: query.port: a port is 0 to 65535"),
+    # no TOML at all
+    ("price =", "FILE is no TOML: .*"),
+    ("price = 1\nprice = 2\n", "FILE is no TOML: Cannot overwrite a value .*line 2.*"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG)
+def test_what_is_wrong_is_named_with_its_line(text: str, said: str, tmp_path: Path) -> None:
+    message = refused(text, tmp_path)
+    pattern = re.escape(said).replace(r"\.\*", ".*")
+    assert re.match(pattern, message), message
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*nowhere\.toml: No such file"):
+        config.load(parse("--config", str(tmp_path / "nowhere.toml")))
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b'currency = "\xa3"')
+    with pytest.raises(ConfigError, match="is no TOML"):
+        config.load(parse("--config", str(path)))
+
+
+def test_the_file_is_not_blamed_for_a_flag(tmp_path: Path) -> None:
+    said = refused('time_zone = "UTC"', tmp_path, "--time-zone", "Mars/Base")
+    assert said == "time_zone: 'Mars/Base' is no IANA time zone"
+    assert refused("", tmp_path, "--data", "") == "data: must not be empty"
+    assert refused("", tmp_path, "--address", "") == "listeners.0.address: must not be empty"
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http", "1.0", "", "٣٤"])
+def test_a_flag_that_is_no_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(f"--udp-port={port}")
+    assert ended.value.code == 2
+    assert "is no port: 0 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "receiver", "writer", "query", "http"])
+def test_every_part_ends_with_2(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wattbus.toml"
+    path.write_text("\n[query]\nport = 'x'\n")
+    assert main([command, "--config", str(path)]) == 2
+    assert capsys.readouterr().err == f"wattbus: {path}:3: query.port: expected `int`, got `str`\n"
+
+
+def test_the_writers_socket_is_in_the_data_directory(tmp_path: Path) -> None:
+    settings = Config(data=str(tmp_path / "data"))
+    assert settings.writer_endpoint == f"ipc://{tmp_path}/data/run/writer"
+    assert (tmp_path / "data/run").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_long_directory_has_its_socket_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    long, other = (Config(data=f"/nowhere/{name * 100}") for name in "ab")
+    path = Path(long.writer_endpoint.removeprefix("ipc://"))
+    assert len(str(path)) < 108
+    assert path.parent.parent == tmp_path
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert long.writer_endpoint == f"ipc://{path}" != other.writer_endpoint
+    if os.getuid() == 0:
+        os.chown(path.parent, 12345, 12345)
+        with pytest.raises(ConfigError, match="belongs to another user"):
+            _ = long.writer_endpoint
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = Config(data=str(tmp_path / "file" / "data"))
+    with pytest.raises(ConfigError, match=r"cannot write to .*file/data/run \(--data\): Not a dir"):
+        _ = settings.writer_endpoint
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Config(data="~/wattbus").directory == Path("/home/somebody/wattbus")
+
+
+# docs/config.md
+
+
+def sections() -> dict[str, str]:
+    """The text under each heading."""
+    parts = re.split(r"^## (.*)\n", DOCUMENT, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def tables(section: str) -> list[dict[str, str]]:
+    """First and second column of each table."""
+    rows: list[dict[str, str]] = []
+    for block in re.findall(r"(?:^\|.*\n)+", sections()[section], re.MULTILINE):
+        cells = [line.strip("| ").split(" | ") for line in block.splitlines()[2:]]
+        rows.append({row[0].strip("`").split(" ")[0]: row[1] for row in cells})
+    return rows
+
+
+def test_the_document_has_the_example() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert block == config.EXAMPLE
+
+
+def test_the_document_names_every_key_and_its_default() -> None:
+    own, listener, address = tables("The keys")
+    for rows, struct in ((own, Config), (listener, Listener), (address, Address)):
+        assert tuple(rows) == struct.__struct_fields__
+    for rows, made in ((own, Config()), (listener, Listener())):
+        for key, said in rows.items():
+            default = getattr(made, key)
+            if default is not None and re.fullmatch(r"`[^`]*`", said):
+                assert tomllib.loads(f"x = {said.strip('`')}")["x"] in (default, str(default))
+    plain = {key for key, said in own.items() if not said.startswith("`")}
+    assert plain == {"data", "time_zone", "listeners", "query", "live", "http"}
+    assert address["port"] == ", ".join(f"`{port}`" for port in config.PORTS.values())
+    assert address["address"] == f'`"{Address().address}"`'
+    assert all(f'`"{name}"`' in DOCUMENT for name in FORMATS)
+
+
+def test_the_document_names_every_flag() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    config.add_arguments(parser)
+    (said,) = tables("The flags")
+    known = {action.option_strings[0]: action.metavar for action in parser._actions}
+    assert list(said) == list(known)
+    for flag, metavar in known.items():
+        assert f"| `{flag} {metavar}` |" in DOCUMENT
