@@ -1,0 +1,86 @@
+"""The command ``wattbus``: every program and every question under one name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from cli import commands, config, meter, processes, repl, serve
+
+# Programs: name, summary, description, arguments, main.
+_Program = tuple[
+    str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]
+]
+_PROGRAMS: tuple[_Program, ...] = (
+    ("serve", "start the whole collector", serve.add_arguments, serve.run),
+    ("meter", "send datagrams as a meter does", meter.add_arguments, meter.run),
+    ("repl", "ask questions, line by line", repl.add_arguments, repl.run),
+    (
+        "receiver",
+        "start only the part that takes in datagrams",
+        config.add_arguments,
+        partial(processes.run, processes.receiver),
+    ),
+    (
+        "writer",
+        "start only the part that stores readings",
+        config.add_arguments,
+        partial(processes.run, processes.writer),
+    ),
+    (
+        "query",
+        "start only the query service",
+        config.add_arguments,
+        partial(processes.run, processes.query),
+    ),
+    (
+        "http",
+        "start only the HTTP shim",
+        config.add_arguments,
+        partial(processes.run, processes.http),
+    ),
+)
+_EPILOG = """\
+examples:
+  wattbus serve --demo 5                     the collector, with five simulated meters
+  wattbus repl                               ask it questions
+  wattbus total demo-1 --json                one question, for scripts
+  wattbus meter --id kitchen                 be a meter
+  wattbus COMMAND --help                     more about one of them
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="wattbus",
+        description="Takes in electricity meters' readings over UDP and answers for them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"wattbus {processes.version()}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary, add_arguments, run in _PROGRAMS:
+        program = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(program)
+        program.set_defaults(run=run)
+    commands.add_parsers(subparsers)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = build_parser().parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

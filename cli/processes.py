@@ -1,0 +1,239 @@
+"""The parts of the collector, each a process of its own: receiver, writer, query service, HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import zmq
+
+from cli import config
+from cli.config import Config, ConfigError
+from query.messages import ListenerStatus, ReceiverStatus
+from storage.engine import StorageError
+from telemetry.receiver import Listener
+
+# Set by ``serve`` for its children: where to say that they are ready.
+READY_FD = "WATTBUS_READY_FD"
+
+log = logging.getLogger("wattbus")
+_EXIT_WRONG_INPUT = 2
+Part = TypeVar("Part")
+
+
+class StartError(Exception):
+    """The process cannot start; the message says why and what to do."""
+
+
+def version() -> str:
+    """The version of the package."""
+    return installed_version("wattbus")
+
+
+def stop_event() -> threading.Event:
+    """Set by SIGTERM, by Ctrl-C, and when the supervising process is gone."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    follow_supervisor()
+    return stop
+
+
+def follow_supervisor() -> None:
+    """Send this process SIGTERM when the process that supervises it, if one does, is gone."""
+    if READY_FD in os.environ:
+        # The supervisor holds the other end of standard input; its end is the supervisor's.
+        threading.Thread(target=_watch_supervisor, daemon=True).start()
+
+
+def _watch_supervisor() -> None:
+    while os.read(0, 64):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def say_ready() -> None:
+    """Tell the supervisor, if there is one, that the process does its work now."""
+    fd = os.environ.get(READY_FD)
+    if fd is not None:
+        os.write(int(fd), b"1")
+
+
+def set_up_logging() -> None:
+    """Readable lines on standard error: time, part, message."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(name)-8s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+
+
+def run(part: Callable[[Config, threading.Event], None], arguments: argparse.Namespace) -> int:
+    """Run one part as this process until it is told to stop; the exit code."""
+    set_up_logging()
+    try:
+        settings = config.load(arguments)
+        part(settings, stop_event())
+    except (ConfigError, StartError, StorageError) as error:
+        print(f"wattbus: {error}", file=sys.stderr)
+        return _EXIT_WRONG_INPUT
+    return 0
+
+
+def in_use(what: str, host: str, port: int, option: str, error: OSError) -> StartError:
+    """What to say of an address that cannot be had."""
+    if error.errno == errno.EADDRINUSE:
+        return StartError(
+            f"{what} {host}:{port} is in use, perhaps by another wattbus: "
+            f"choose another port with {option}"
+        )
+    return StartError(f"cannot listen on {what} {host}:{port} ({option}): {error.strerror}")
+
+
+def receiver(settings: Config, stop: threading.Event) -> None:
+    """Take in datagrams and hand their readings to the writer."""
+    from storage.handover import Handover
+    from telemetry.formats import FORMATS
+    from telemetry.receiver import bind, describe, receive
+
+    listeners = []
+    for number, wanted in enumerate(settings.listeners):
+        option = "--udp-port" if number == 0 else f"the port of listener {number + 1} in the file"
+        try:
+            sock = bind(wanted.address, wanted.port)
+        except socket.gaierror:
+            raise StartError(f"{wanted.address!r} is no address of this machine") from None
+        except OSError as error:
+            raise in_use("udp", wanted.address, wanted.port, option, error) from None
+        listeners.append(Listener(sock, FORMATS[wanted.format]))
+    for listener in listeners:
+        logging.getLogger("receiver").info(describe(listener))
+    started = int(time.time() * 1000)
+    sink = Handover(
+        settings.writer_endpoint,
+        lambda waiting: msgspec.json.encode(_report(started, waiting, listeners)),
+    )
+    say_ready()
+    receive(listeners, sink, stop)
+    for listener in listeners:
+        listener.sock.close()
+    if sink.undelivered:
+        logging.getLogger("receiver").error(
+            "stopped with %d readings that the writer did not confirm", sink.undelivered
+        )
+
+
+def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverStatus:
+    return ReceiverStatus(
+        started_ms=started,
+        reported_ms=int(time.time() * 1000),
+        waiting=waiting,
+        listeners=[
+            ListenerStatus(
+                address="{}:{}".format(*listener.sock.getsockname()[:2]),
+                format=listener.format.name,
+                accepted=listener.tally.accepted,
+                refused={reason.value: n for reason, n in sorted(listener.tally.refused.items())},
+                kernel_drops=listener.dropped,
+                buffer_octets=listener.buffer,
+                buffer_seconds=listener.holds / listener.busiest if listener.busiest else None,
+            )
+            for listener in listeners
+        ],
+    )
+
+
+def writer(settings: Config, stop: threading.Event) -> None:
+    """Commit readings, raise alerts, publish live, change the registry."""
+    from query.publisher import Publisher
+    from storage.writer import Writer
+
+    with _only_writer(settings.directory):
+        publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
+        part = Writer(settings.directory, settings.writer_endpoint, settings.defaults, publisher)
+        logging.getLogger("writer").info(
+            "writing to %s, publishing on %s", settings.directory, publisher.endpoint
+        )
+        say_ready()
+        part.run(stop)
+        publisher.close()
+
+
+@contextmanager
+def _only_writer(data: Path) -> Iterator[None]:
+    """Hold the data directory's lock; StartError when another writer has it."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = (data / "writer.lock").open("a+")
+    except OSError as error:
+        raise StartError(f"cannot write to {data} (--data): {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StartError(
+                f"another wattbus writes to {data} already: stop it, or choose another --data"
+            ) from None
+        yield
+
+
+def query(settings: Config, stop: threading.Event) -> None:
+    """Answer the query bus."""
+    from query.service import Service
+
+    service = _bound(
+        lambda: Service(
+            settings.directory,
+            settings.endpoint("query"),
+            settings.writer_endpoint,
+            settings.defaults,
+            version(),
+        ),
+        settings,
+        "query",
+    )
+    logging.getLogger("query").info("answering on %s", service.endpoint)
+    say_ready()
+    service.run(stop)
+
+
+def http(settings: Config, stop: threading.Event) -> None:
+    """Answer the old HTTP clients; the server minds the signals itself."""
+    from query.http.server import serve
+
+    host, port = settings.where("http")
+
+    def ready(url: str) -> None:
+        logging.getLogger("http").info("answering on %s", url)
+        say_ready()
+        if stop.is_set():  # told before the server minded the signals
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        serve(host, port, settings.endpoint("query", to_connect=True), ready)
+    except OSError as error:
+        raise in_use("http", host, port, "--http-port", error) from None
+
+
+def _bound(make: Callable[[], Part], settings: Config, service: str) -> Part:
+    try:
+        return make()
+    except zmq.ZMQError as error:
+        host, port = settings.where(service)
+        reason = OSError(error.errno, str(error))
+        raise in_use("tcp", host, port, f"--{service}-port", reason) from None

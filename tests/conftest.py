@@ -1,0 +1,162 @@
+"""Fixtures that every part's tests share: a whole collector on real sockets and a real database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from query.client import Client
+from query.transport import BusError
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@dataclass
+class Stack:
+    """``wattbus serve`` in a process of its own, on free ports of 127.0.0.1."""
+
+    data: Path
+    flags: list[str] = field(default_factory=list)
+    udp_port: int = field(default_factory=lambda: free_port(socket.SOCK_DGRAM))
+    query_port: int = field(default_factory=free_port)
+    live_port: int = field(default_factory=free_port)
+    http_port: int = field(default_factory=free_port)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.data.parent / "serve.log"
+
+    @property
+    def udp(self) -> tuple[str, int]:
+        return "127.0.0.1", self.udp_port
+
+    @property
+    def query(self) -> str:
+        return f"tcp://127.0.0.1:{self.query_port}"
+
+    @property
+    def live(self) -> str:
+        return f"tcp://127.0.0.1:{self.live_port}"
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def ports(self) -> list[str]:
+        return [
+            part
+            for name in ("udp", "query", "live", "http")
+            for part in (f"--{name}-port", str(getattr(self, f"{name}_port")))
+        ]
+
+    def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        flags = ["--data", str(self.data), "--time-zone", "UTC", *self.ports, *self.flags]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cli.main", "serve", *flags],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline()
+        assert "ready" in first, (first, self.log.read_text())
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """Have it stop and wait; the exit code."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(how)
+        code = self.process.wait(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.process = None
+        return code
+
+    def send(self, datagrams: bytes | list[bytes]) -> None:
+        """Send datagrams, each from the same socket, in order."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(self.udp)
+            for number, datagram in enumerate(
+                [datagrams] if isinstance(datagrams, bytes) else datagrams
+            ):
+                sock.send(datagram)
+                if number % 500 == 499:
+                    time.sleep(0.01)  # not faster than a small buffer allows
+
+    def client(self) -> Client:
+        return Client(self.query)
+
+    def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a client command against this collector."""
+        return subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments, "--query", self.query],
+            cwd=ROOT,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"COLUMNS": "100"},
+        )
+
+    def wait_for(self, meter_id: str, time_ms: int, within: float = 5.0) -> None:
+        """Wait until a reading of that instant, or a later one, can be asked for."""
+
+        def there(client: Client) -> bool:
+            try:
+                newest = [value.time_ms for value in client.latest(meter_id).registers]
+            except BusError:
+                return False
+            return bool(newest) and max(newest) >= time_ms
+
+        self.wait_until(there, within)
+
+    def wait_until(self, true: Callable[[Client], bool], within: float = 5.0) -> None:
+        """Wait until something is true of the collector."""
+        deadline = time.monotonic() + within
+        with self.client() as client:
+            while not true(client):
+                assert time.monotonic() < deadline, "it did not become true in time"
+                time.sleep(0.02)
+
+
+@pytest.fixture
+def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    """Starts collectors with flags of the test's choice, and stops them."""
+    stacks: list[Stack] = []
+
+    def make(*flags: str, data: Path | None = None) -> Stack:
+        stack = Stack(data or tmp_path / "data", list(flags))
+        stacks.append(stack)
+        stack.start()
+        return stack
+
+    yield make
+    for stack in stacks:
+        stack.stop()
+
+
+@pytest.fixture
+def stack(make_stack: Callable[..., Stack]) -> Stack:
+    """A fresh collector."""
+    return make_stack()
