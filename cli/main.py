@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from cli import commands, config, meter, processes, repl, serve
+from cli import commands, config, meter, processes, repl, serve, watch
 
 # Programs: name, summary, description, arguments, main.
 _Program = tuple[
@@ -17,6 +17,7 @@ _PROGRAMS: tuple[_Program, ...] = (
     ("serve", "start the whole collector", serve.add_arguments, serve.run),
     ("meter", "send datagrams as a meter does", meter.add_arguments, meter.run),
     ("repl", "ask questions, line by line", repl.add_arguments, repl.run),
+    ("watch", "show a meter's readings as they are stored", watch.add_arguments, watch.run),
     (
         "receiver",
         "start only the part that takes in datagrams",

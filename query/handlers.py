@@ -15,15 +15,21 @@ from storage.defaults import Defaults
 from storage.energy import energy_curve
 from storage.meters import Meter
 from storage.queries import Reader, UnknownMeterError
-from telemetry import intervals
-from telemetry.calendar import DAY_MS, Step, edges
+from telemetry import calendar, intervals
+from telemetry.calendar import DAY_MS, HOUR_MS, QUARTER_MS, Step
 from telemetry.intervals import Curve, Flag
 from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s
 from telemetry.registers import BY_CODE, BY_NAME
 
 # Instants outside the years 1900 to 2200 are slips of the pen.
 _EARLIEST, _LATEST = -2_208_988_800_000, 7_258_118_400_000
-_TWO_MONTHS = 62 * DAY_MS
+# No slot is longer; a day may gain hours by a change of the clock, or a whole one of the date.
+_LONGEST = {
+    Step.QUARTER: QUARTER_MS,
+    Step.HOUR: HOUR_MS,
+    Step.DAY: 2 * DAY_MS,
+    Step.MONTH: 33 * DAY_MS,
+}
 
 
 class Answers(NamedTuple):
@@ -36,13 +42,7 @@ class Answers(NamedTuple):
 
 def answer(request: m.AnyRequest, source: Answers) -> m.Reply:
     """The reply to a request that only reads; raises BusError."""
-    handler = _HANDLERS[type(request)]
-    try:
-        return handler(request, source)
-    except UnknownMeterError as error:
-        raise BusError("unknown_meter", str(error)) from None
-    except ValueError as error:
-        raise BusError("bad_request", str(error)) from None
+    return _HANDLERS[type(request)](request, source)
 
 
 def meter_info(meter: Meter, defaults: Defaults) -> m.MeterInfo:
@@ -75,11 +75,11 @@ def _list_meters(request: m.ListMeters, source: Answers) -> m.MeterPage:
 
 
 def _get_meter(request: m.GetMeter, source: Answers) -> m.MeterInfo:
-    return meter_info(source.reader.meter(request.id), source.defaults)
+    return meter_info(_meter(source, request.id), source.defaults)
 
 
 def _get_latest(request: m.GetLatest, source: Answers) -> m.Latest:
-    meter = source.reader.meter(request.id)
+    meter = _meter(source, request.id)
     registers = []
     for code, time_ms, raw, status in source.reader.latest(meter):
         register = BY_CODE[code]
@@ -110,14 +110,15 @@ def _get_history(request: m.GetHistory, source: Answers) -> m.History:
     except ValueError:
         steps = ", ".join(Step)
         raise BusError("bad_request", f"step is one of {steps}, not {request.step!r}") from None
-    meter = source.reader.meter(request.id)
+    meter = _meter(source, request.id)
     curve = energy_curve(source.reader, meter)
     start, end = _range(request.start_ms, request.end_ms, curve)
     if step is Step.RAW:
-        bounds, flags = _between_readings(curve, start, end)
+        bounds, flags = _between_readings(curve, start, end, most)
         wh = np.diff(curve.at(bounds))
     else:
-        bounds = _bounds(curve, step, source.defaults.zone(meter), start, end, most)
+        edges = _edges(curve, step, source.defaults.zone(meter), start, end, most)
+        bounds = _within(edges, request.start_ms, request.end_ms)
         slots = intervals.slots(curve, bounds)
         wh, flags = slots.energy, slots.flags
     starts, ends = bounds[:-1], bounds[1:]
@@ -136,26 +137,28 @@ def _get_history(request: m.GetHistory, source: Answers) -> m.History:
     )
 
 
-def _between_readings(curve: Curve, start: int, end: int) -> tuple[Int64s, UInt16s]:
-    """The bounds of the intervals between readings that lie in [start, end), and their flags."""
+def _between_readings(curve: Curve, start: int, end: int, most: int) -> tuple[Int64s, UInt16s]:
+    """The bounds and flags of the intervals between readings in [start, end], for one page."""
     first = int(curve.time.searchsorted(start))
-    last = int(curve.time.searchsorted(end, side="right"))
+    last = min(int(curve.time.searchsorted(end, side="right")), first + most + 2)
     return curve.time[first:last], curve.flags[first + 1 : last]
 
 
-def _bounds(curve: Curve, step: Step, zone: ZoneInfo, start: int, end: int, most: int) -> Int64s:
-    """The slots' bounds inside [start, end], from the first with data, enough for one page."""
-    if not len(curve.time) or end <= curve.time[0] or start >= curve.time[-1]:
+def _edges(curve: Curve, step: Step, zone: ZoneInfo, start: int, end: int, most: int) -> Int64s:
+    """The edges of the slots that touch [start, end) and the data, enough for one page."""
+    if len(curve.time) < 2 or end <= curve.time[0] or start >= curve.time[-1]:
         return np.array([start], np.int64)
-    # No calendar of centuries without data; a slot is never longer than two months.
-    start = max(start, int(curve.time[0]) - _TWO_MONTHS)
-    end = min(end, int(curve.time[-1]) + _TWO_MONTHS)
-    bounds = np.unique(np.clip(edges(step, zone, start, end), start, end))
-    first = max(0, int(bounds.searchsorted(curve.time[0], side="right")) - 1)
-    last = int(bounds.searchsorted(curve.time[-1])) + 1
-    page = bounds[first:last]
-    # Slots inside the data are never missing, so a page and one more are enough.
-    return page[: most + 2]
+    # No calendar of centuries without data, nor of pages to come. Slots inside the data are never
+    # missing, so a page and one more are enough.
+    start = max(start, int(curve.time[0]))
+    end = min(end, int(curve.time[-1]), start + (most + 2) * _LONGEST[step])
+    return calendar.edges(step, zone, start, end)[: most + 2]
+
+
+def _within(edges: Int64s, start: int | None, end: int | None) -> Int64s:
+    """The edges cut off at what was asked for."""
+    low, high = edges[0] if start is None else start, edges[-1] if end is None else end
+    return np.unique(np.clip(edges, low, high))
 
 
 def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
@@ -163,7 +166,7 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
     register = BY_NAME.get(request.register)
     if register is None:
         raise BusError("bad_request", f"there is no register {request.register!r}")
-    meter = source.reader.meter(request.id)
+    meter = _meter(source, request.id)
     settled = intervals.settle(source.reader.series(meter, register))
     start = _instant("start_ms", request.start_ms)
     end = _instant("end_ms", request.end_ms)
@@ -184,16 +187,15 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
 
 
 def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
-    meter = source.reader.meter(request.id)
+    meter = _meter(source, request.id)
     curve = energy_curve(source.reader, meter)
     start, end = _range(request.start_ms, request.end_ms, curve)
-    bounds = np.array([start, end], np.int64)
-    slots = intervals.slots(curve, bounds)
-    empty = not len(curve.time) or bool(slots.flags[0] & Flag.MISSING)
+    slots = intervals.slots(curve, np.array([start, end], np.int64))
+    empty = bool(slots.flags[0] & Flag.MISSING)
     return m.Total(
         id=meter.id,
         time_zone=source.defaults.zone(meter).key,
-        wh=int(slots.energy[0]) if len(curve.time) else 0,
+        wh=int(slots.energy[0]),
         start_ms=None if empty else max(start, int(curve.time[0])),
         end_ms=None if empty else min(end, int(curve.time[-1])),
         flags=_flag_names(slots.flags)[0],
@@ -202,7 +204,9 @@ def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
 
 def _list_alerts(request: m.ListAlerts, source: Answers) -> m.AlertPage:
     most = _page(request.most)
-    meter = None if request.id is None else source.reader.meter(request.id)
+    if request.before is not None and not 0 <= request.before < 2**63:
+        raise BusError("bad_request", "before is the number of an alert")
+    meter = None if request.id is None else _meter(source, request.id)
     rows = source.reader.alerts(meter, request.before, most + 1)
     alerts = [_alert(row._mapping, source) for row in rows[:most]]
     return m.AlertPage(alerts=alerts, next=alerts[-1].number if len(rows) > most else None)
@@ -215,7 +219,7 @@ def _alert(row: Any, source: Answers) -> m.Alert:
 
 
 def _get_bill(request: m.GetBill, source: Answers) -> m.Bill:
-    meter, defaults = source.reader.meter(request.id), source.defaults
+    meter, defaults = _meter(source, request.id), source.defaults
     curve = energy_curve(source.reader, meter)
     at = _instant("at_ms", request.at_ms)
     if at is None:
@@ -243,15 +247,14 @@ def _get_bill(request: m.GetBill, source: Answers) -> m.Bill:
 
 def _estimated(curve: Curve, start: int, end: int) -> int:
     """The energy of [start, end) that comes from long intervals reaching over its ends, Wh."""
-    inside = curve.time[(curve.time >= start) & (curve.time <= end)]
-    ends = np.array([start, end], np.int64)
-    # Between the period's ends and the nearest readings inside; all of it when there are none.
-    near = np.array([inside[0], inside[-1]], np.int64) if len(inside) else ends[::-1]
-    flags = intervals.slots(curve, np.sort(np.unique(np.concatenate([ends, near])))).flags
-    if not (flags & Flag.ESTIMATED).any():
-        return 0
-    booked = np.abs(curve.at(near) - curve.at(ends))
-    return int(booked.sum()) if len(inside) else int(booked[0])
+    spans = set()  # one interval may reach over both ends
+    for instant in (start, end):
+        after = int(curve.time.searchsorted(instant))
+        if 0 < after < len(curve.time):
+            low, high = int(curve.time[after - 1]), int(curve.time[after])
+            if instant < high and high - low > QUARTER_MS:
+                spans.add((max(start, low), min(end, high)))
+    return sum(int(np.diff(curve.at(np.array(span, np.int64)))[0]) for span in spans)
 
 
 _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
@@ -265,6 +268,15 @@ _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
     m.ListAlerts: _list_alerts,
     m.GetBill: _get_bill,
 }
+
+
+def _meter(source: Answers, name: str) -> Meter:
+    try:
+        return source.reader.meter(name)
+    except UnknownMeterError as error:
+        raise BusError("unknown_meter", str(error)) from None
+    except ValueError as error:
+        raise BusError("bad_request", str(error)) from None
 
 
 def _page(most: int) -> int:

@@ -5,6 +5,9 @@ Nothing is built that nobody has subscribed to; a subscriber that does not keep 
 
 from __future__ import annotations
 
+from contextlib import suppress
+from decimal import Decimal
+
 import msgspec
 import numpy as np
 import zmq
@@ -12,13 +15,15 @@ import zmq
 from storage import handover
 from storage.limit_watch import LimitAlert
 from telemetry import meter_id
-from telemetry.readings import Readings
+from telemetry.readings import Readings, UInt64s
 from telemetry.registers import BY_CODE
 
 # Topics end with a zero octet, so that no id's is the beginning of another's.
 METER, BATCH, ALERT, END = b"meter/", b"batch\0", b"alert/", b"\0"
 _ENCODE = msgspec.msgpack.Encoder().encode
 _MOST_SUBSCRIPTIONS = 10_000
+_SUBSCRIBE, _CANCEL = b"\1", b"\0"
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class LiveReading(msgspec.Struct, frozen=True):
@@ -29,6 +34,11 @@ class LiveReading(msgspec.Struct, frozen=True):
     raw: int
     scaler: int
     time_ms: int
+
+    @property
+    def value(self) -> Decimal:
+        """The value in ``unit``, exact."""
+        return Decimal(self.raw).scaleb(self.scaler)
 
 
 class LiveReadings(msgspec.Struct, frozen=True):
@@ -72,7 +82,8 @@ class Publisher:
             raise
         self.endpoint: str = self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
         self._all = False
-        self._wanted: dict[bytes, tuple[str, int, int]] = {}  # topic: id and its octets' halves
+        self._wanted: dict[bytes, tuple[int, int]] = {}  # topic: the halves of its meter's octets
+        self._marks: UInt64s | None = None  # of the meters wanted; others may share one
 
     def close(self) -> None:
         """Close the socket."""
@@ -83,10 +94,16 @@ class Publisher:
         self._hear_subscriptions()
         if self._all:
             self._socket.send_multipart([BATCH, handover.pack(readings)])
-        for topic, (name, high, low) in self._wanted.items():
-            rows = np.flatnonzero((readings.key_high == high) & (readings.key_low == low))
-            if len(rows):
-                live = LiveReadings(id=name, readings=_live(readings.take(rows)))
+        if not self._wanted:
+            return
+        if self._marks is None:
+            wanted = np.array(list(self._wanted.values()), np.uint64)
+            self._marks = _mark(wanted[:, 0], wanted[:, 1])
+        marked = np.isin(_mark(readings.key_high, readings.key_low), self._marks)
+        found = by_meter(readings.take(np.flatnonzero(marked)))
+        for topic, halves in self._wanted.items():
+            if halves in found:
+                live = LiveReadings(id=_name(topic), readings=found[halves])
                 self._socket.send_multipart([topic, _ENCODE(live)])
 
     def alert(self, alert: LimitAlert) -> None:
@@ -107,29 +124,39 @@ class Publisher:
                 said = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            wants, topic = said[:1] == b"\1", said[1:]
+            wants, topic = said[:1], said[1:]
+            if wants not in (_SUBSCRIBE, _CANCEL):
+                continue  # a message, not a subscription
             if topic == BATCH:
-                self._all = wants
-            elif not wants:
-                self._wanted.pop(topic, None)
-            elif (
-                topic.startswith(METER)
-                and topic.endswith(END)
-                and len(self._wanted) < _MOST_SUBSCRIPTIONS
-            ):
-                self._want(topic)
+                self._all = wants == _SUBSCRIBE
+            elif topic.startswith(METER) and topic.endswith(END):
+                self._change_wish(topic, wants == _SUBSCRIBE)
 
-    def _want(self, topic: bytes) -> None:
-        name = topic[len(METER) :].removesuffix(END).decode("utf-8", "replace")
-        try:
-            self._wanted[topic] = name, *meter_id.halves(meter_id.to_octets(name))
-        except ValueError:
-            return  # no meter can have this id
+    def _change_wish(self, topic: bytes, wanted: bool) -> None:
+        if not wanted:
+            self._wanted.pop(topic, None)
+        elif len(self._wanted) < _MOST_SUBSCRIPTIONS:
+            with suppress(ValueError):  # no meter can have this id
+                self._wanted[topic] = meter_id.halves(meter_id.to_octets(_name(topic)))
+        self._marks = None
 
 
-def _live(readings: Readings) -> list[LiveReading]:
-    columns = (readings.register.tolist(), readings.value.tolist(), readings.time.tolist())
-    return [
-        LiveReading(BY_CODE[code].obis, BY_CODE[code].unit, raw, BY_CODE[code].scaler, time_ms)
-        for code, raw, time_ms in zip(*columns, strict=True)
-    ]
+def by_meter(readings: Readings) -> dict[tuple[int, int], list[LiveReading]]:
+    """Readings in their order, by the halves of their meters' octets."""
+    found: dict[tuple[int, int], list[LiveReading]] = {}
+    names = ("key_high", "key_low", "register", "value", "time")
+    columns = (getattr(readings, name).tolist() for name in names)
+    for high, low, code, raw, time_ms in zip(*columns, strict=True):
+        register = BY_CODE[code]
+        live = LiveReading(register.obis, register.unit, raw, register.scaler, time_ms)
+        found.setdefault((high, low), []).append(live)
+    return found
+
+
+def _mark(high: UInt64s, low: UInt64s) -> UInt64s:
+    """One number of both halves, so that many readings are looked through at once."""
+    return high ^ (low * _SPREAD)
+
+
+def _name(topic: bytes) -> str:
+    return topic[len(METER) :].removesuffix(END).decode("utf-8", "replace")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import zmq
+from sqlalchemy.exc import DBAPIError
 
 from query import messages as m
 from query.handlers import Answers, answer, meter_info
 from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError
 from storage import handover
+from storage.changes import ChangeRefusedError, check
 from storage.defaults import Defaults
 from storage.engine import StorageError
 from storage.queries import Reader
@@ -105,8 +108,8 @@ class Service:
             if self._reader is None:
                 self._reader = Reader(self._data)
             self._reader.refresh()
-        except StorageError as error:
-            raise BusError("unavailable", str(error)) from None
+        except (StorageError, DBAPIError) as error:
+            raise BusError("unavailable", str(getattr(error, "orig", error))) from None
         return self._reader
 
     def _take_request(self) -> None:
@@ -119,17 +122,10 @@ class Service:
         envelope, rest = frames[:split], frames[split:]
         header = rest[0] if rest and rest[0] in ENCODERS else MSGPACK
         asker = _Asker(envelope, header)
-        try:
-            self._dispatch(asker, rest)
-        except BusError as error:
-            self._reply(asker, m.Failure(code=error.code, message=str(error)))
-        except Exception:
-            log.exception("a request failed")
-            self._reply(
-                asker, m.Failure(code="internal", message="the service failed; see its log")
-            )
+        self._reply(asker, partial(self._dispatch, asker, rest))
 
-    def _dispatch(self, asker: _Asker, frames: list[bytes]) -> None:
+    def _dispatch(self, asker: _Asker, frames: list[bytes]) -> m.Reply | None:
+        """The reply; None if the writer has been asked for it."""
         if len(frames) != 2:
             raise BusError(
                 "bad_request", f"a request is a header and a body, not {len(frames)} frames"
@@ -142,12 +138,13 @@ class Service:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BusError("bad_request", f"the body is no request: {error}") from None
         if isinstance(request, m.Change):
+            check(request.change)
             self._forward(asker, request, handover.CHANGE, msgspec.json.encode(request.change))
-        elif isinstance(request, m.GetStatus):
+            return None
+        if isinstance(request, m.GetStatus):
             self._forward(asker, request, handover.STATUS, b"")
-        else:
-            answers = Answers(self._current_reader(), self._defaults, self._version)
-            self._reply(asker, answer(request, answers))
+            return None
+        return answer(request, Answers(self._current_reader(), self._defaults, self._version))
 
     def _forward(
         self, asker: _Asker, request: m.GetStatus | m.Change, kind: bytes, body: bytes
@@ -165,14 +162,10 @@ class Service:
         waiting = self._forwarded.pop(frames[1], None)
         if waiting is None:
             return  # answered after we gave up
-        told = msgspec.json.decode(frames[2])
-        try:
-            reply = self._told(waiting.request, told)
-        except BusError as error:
-            reply = m.Failure(code=error.code, message=str(error))
-        self._reply(waiting.asker, reply)
+        self._reply(waiting.asker, partial(self._told, waiting.request, frames[2]))
 
-    def _told(self, request: m.GetStatus | m.Change, told: dict[str, Any]) -> m.Reply:
+    def _told(self, request: m.GetStatus | m.Change, answered: bytes) -> m.Reply:
+        told = msgspec.json.decode(answered)
         if isinstance(request, m.GetStatus):
             return self._status(msgspec.convert(told, m.WriterStatus))
         if "error" in told:
@@ -187,18 +180,15 @@ class Service:
             if now < waiting.deadline:
                 break  # they are in the order of their deadlines
             del self._forwarded[tag]
-            self._reply(waiting.asker, self._without_writer(waiting.request))
+            self._reply(waiting.asker, partial(self._without_writer, waiting.request))
 
     def _without_writer(self, request: m.GetStatus | m.Change) -> m.Reply:
         if isinstance(request, m.Change):
-            return m.Failure(
-                code="unavailable",
-                message="the writer does not answer; the change may or may not be made: try again",
+            raise BusError(
+                "unavailable",
+                "the writer does not answer; the change may or may not be made: try again",
             )
-        try:
-            return self._status(None)
-        except BusError as error:
-            return m.Failure(code=error.code, message=str(error))
+        return self._status(None)
 
     def _status(self, writer: m.WriterStatus | None) -> m.Status:
         reader = self._current_reader()
@@ -212,7 +202,17 @@ class Service:
             writer=writer,
         )
 
-    def _reply(self, asker: _Asker, reply: m.Reply) -> None:
+    def _reply(self, asker: _Asker, make: Callable[[], m.Reply | None]) -> None:
+        """Send what ``make`` answers, if it does, or the error that it raises."""
+        try:
+            reply = make()
+        except (BusError, ChangeRefusedError) as error:
+            reply = m.Failure(code=error.code, message=str(error))
+        except Exception:
+            log.exception("a request failed")
+            reply = m.Failure(code="internal", message="the service failed; see its log")
+        if reply is None:
+            return
         body = ENCODERS[asker.header](reply)
         with suppress(zmq.ZMQError):  # the asker is gone, or does not read: it will ask again
             self._socket.send_multipart([*asker.envelope, asker.header, body], zmq.NOBLOCK)

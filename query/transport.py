@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -76,7 +77,10 @@ class Connection:
             (zmq.LINGER, 0),
             (zmq.MAXMSGSIZE, LONGEST_MESSAGE),
             (zmq.SNDTIMEO, int(timeout * 1000)),
+            (zmq.RCVTIMEO, int(timeout * 1000)),
             (zmq.RECONNECT_IVL_MAX, 1000),
+            (zmq.IMMEDIATE, 1),  # nothing is kept for a service that is away, and done later
+            (zmq.IPV6, int("[" in endpoint)),
         ):
             self._socket.setsockopt(option, value)
         try:
@@ -93,16 +97,30 @@ class Connection:
 
     def ask(self, request: AnyRequest) -> AnyReply:
         """The reply; raises BusError for an error's answer and ServiceAwayError for none."""
-        body = ENCODERS[MSGPACK](request)
+        reply = _decode(self._exchange(_encode(request)))
+        if isinstance(reply, Failure):
+            raise BusError(reply.code, reply.message)
+        return reply
+
+    def _exchange(self, body: bytes) -> list[bytes]:
         for _ in range(self.tries):
-            try:
+            # Never poll, then receive: what poll sees may be a late answer, which receiving drops.
+            with suppress(zmq.Again):
                 self._socket.send_multipart([MSGPACK, body])
-            except zmq.Again:
-                continue
-            if self._socket.poll(int(self.timeout * 1000)):
-                header, answer = self._socket.recv_multipart()
-                reply = REPLIES.decode(header, answer)
-                if isinstance(reply, Failure):
-                    raise BusError(reply.code, reply.message)
-                return reply
+                return self._socket.recv_multipart()
         raise ServiceAwayError(self.endpoint, self.timeout * self.tries)
+
+
+def _encode(request: AnyRequest) -> bytes:
+    try:
+        return ENCODERS[MSGPACK](request)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise BusError("bad_request", f"the request cannot be sent: {error}") from None
+
+
+def _decode(frames: list[bytes]) -> AnyReply:
+    try:
+        header, body = frames
+        return REPLIES.decode(header, body)
+    except (msgspec.MsgspecError, ValueError, KeyError) as error:
+        raise BusError("bad_reply", f"the answer cannot be read: {error}") from None

@@ -85,10 +85,10 @@ def _is_zone(name: str) -> bool:
 
 
 def _is_price(price: Decimal) -> bool:
-    if not price.is_finite() or not 0 <= price <= 1_000_000:
+    if not price.is_finite() or price.is_signed() or price > 1_000_000:
         return False
     exponent = price.as_tuple().exponent
-    return isinstance(exponent, int) and exponent >= -8
+    return isinstance(exponent, int) and -8 <= exponent <= 6
 
 
 def _refused(message: str) -> ChangeRefusedError:

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -38,7 +39,7 @@ def pack(readings: Readings) -> bytes:
 
 def unpack(body: bytes) -> Readings:
     """The readings of a batch's body, as views of it; ValueError where its length is wrong."""
-    (count,) = _COUNT.unpack_from(body)
+    count = int.from_bytes(body[: _COUNT.size], "little")
     if len(body) != _COUNT.size + count * _WIDTH:
         raise ValueError(f"a batch of {count} readings has {len(body)} octets")
     columns, offset = {}, _COUNT.size
@@ -192,8 +193,13 @@ class Inbox:
     taken: int = 0  # the last number taken, answered once its commit is done
     asked: int = 0  # the number last asked for again, so that one gap asks once
 
-    def judge(self, number: int) -> str:
-        """What to do with a batch of this number: ``take``, ``repeat`` or ``gap``."""
+    def judge(self, number: int, oldest: int) -> str:
+        """What to do with a batch of this number: ``take``, ``repeat`` or ``gap``.
+
+        What is older than the receiver's ``oldest`` is durable: a writer that was restarted may
+        first see a batch that was sent before the receiver knew.
+        """
+        self.expected = max(self.expected, oldest)
         if number > self.expected:
             return "gap"
         if number < self.expected:
@@ -207,6 +213,7 @@ class Router:
     """The writer's socket: batches in, what is durable out; changes and questions beside them."""
 
     def __init__(self, endpoint: str) -> None:
+        self._file = Path(endpoint.removeprefix("ipc://"))
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.setsockopt(zmq.RCVHWM, 1000)
@@ -218,8 +225,11 @@ class Router:
         self.requests: list[tuple[bytes, bytes, bytes, bytes]] = []
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, and wait until its file is gone: later it would be the next writer's."""
         self._socket.close()
+        deadline = time.monotonic() + 1.0
+        while self._file.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def receive(self, timeout: float, most: int) -> int:
         """Wait for messages and take in all that are there, up to ``most`` readings; how many."""
@@ -243,7 +253,7 @@ class Router:
     def _batch(self, sender: bytes, number_: bytes, oldest_: bytes, body: bytes) -> int:
         (number,), (oldest,) = _NUMBER.unpack(number_), _NUMBER.unpack(oldest_)
         inbox = self._inboxes.setdefault(sender, Inbox(oldest))
-        verdict = inbox.judge(number)
+        verdict = inbox.judge(number, oldest)
         if verdict == "gap":
             if inbox.asked != inbox.expected:
                 inbox.asked = inbox.expected
