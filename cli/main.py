@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from cli import commands, config, meter, processes, repl, serve, watch
+from cli import commands, config, meter, meter_options, processes, repl, serve, watch
 
 # Programs: name, summary, description, arguments, main.
 _Program = tuple[
@@ -15,7 +15,7 @@ _Program = tuple[
 ]
 _PROGRAMS: tuple[_Program, ...] = (
     ("serve", "start the whole collector", serve.add_arguments, serve.run),
-    ("meter", "send datagrams as a meter does", meter.add_arguments, meter.run),
+    ("meter", "send datagrams as a meter does", meter_options.add_arguments, meter.run),
     ("repl", "ask questions, line by line", repl.add_arguments, repl.run),
     ("watch", "show a meter's readings as they are stored", watch.add_arguments, watch.run),
     (

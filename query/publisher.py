@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from query.transport import listen
 from storage import handover
 from storage.limit_watch import LimitAlert
 from telemetry import meter_id
@@ -22,6 +23,7 @@ from telemetry.registers import BY_CODE
 METER, BATCH, ALERT, END = b"meter/", b"batch\0", b"alert/", b"\0"
 _ENCODE = msgspec.msgpack.Encoder().encode
 _MOST_SUBSCRIPTIONS = 10_000
+_LONGEST_TOPIC = 1024  # octets of a subscription
 _SUBSCRIBE, _CANCEL = b"\1", b"\0"
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -64,23 +66,7 @@ class Publisher:
 
     def __init__(self, address: str) -> None:
         """Bind ``address`` (``tcp://host:port``); raises zmq.ZMQError when it cannot be had."""
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.SNDHWM, 1000),
-            (zmq.MAXMSGSIZE, 1024),
-            (zmq.HANDSHAKE_IVL, 5000),
-            (zmq.HEARTBEAT_IVL, 10_000),
-            (zmq.HEARTBEAT_TIMEOUT, 30_000),
-            (zmq.IPV6, int("[" in address)),
-        ):
-            self._socket.setsockopt(option, value)
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError:
-            self._socket.close()
-            raise
-        self.endpoint: str = self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        self._socket, self.endpoint = listen(zmq.XPUB, address, _LONGEST_TOPIC, linger=0)
         self._all = False
         self._wanted: dict[bytes, tuple[int, int]] = {}  # topic: the halves of its meter's octets
         self._marks: UInt64s | None = None  # of the meters wanted; others may share one

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from query import messages as m
 from query.handlers import Answers, answer, meter_info
-from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError
+from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError, listen
 from storage import handover
 from storage.changes import ChangeRefusedError, check
 from storage.defaults import Defaults
@@ -57,24 +57,7 @@ class Service:
         self._data, self._defaults, self._version = data, defaults, version
         self._reader: Reader | None = None
         self._started = int(time.time() * 1000)
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        for option, value in (
-            (zmq.LINGER, 1000),
-            (zmq.MAXMSGSIZE, LONGEST_REQUEST),
-            (zmq.HANDSHAKE_IVL, 5000),
-            (zmq.HEARTBEAT_IVL, 10_000),
-            (zmq.HEARTBEAT_TIMEOUT, 30_000),
-            (zmq.SNDHWM, 1000),
-            (zmq.RCVHWM, 1000),
-            (zmq.IPV6, int("[" in address)),
-        ):
-            self._socket.setsockopt(option, value)
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError:
-            self._socket.close()
-            raise
-        self.endpoint: str = self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        self._socket, self.endpoint = listen(zmq.ROUTER, address, LONGEST_REQUEST, linger=1000)
         self._writer = handover.dealer(writer_endpoint)
         self._forwarded: dict[bytes, _Forwarded] = {}
         self._tags = 0

@@ -124,3 +124,29 @@ def _decode(frames: list[bytes]) -> AnyReply:
         return REPLIES.decode(header, body)
     except (msgspec.MsgspecError, ValueError, KeyError) as error:
         raise BusError("bad_reply", f"the answer cannot be read: {error}") from None
+
+
+def listen(kind: int, address: str, longest: int, linger: int) -> tuple[zmq.Socket[bytes], str]:
+    """A socket that serves the outside at ``tcp://host:port``, with its bounds, and its endpoint.
+
+    ``longest`` is of a message that comes in, in octets; ``linger`` in ms. Raises zmq.ZMQError when
+    the address cannot be had.
+    """
+    sock: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+    for option, value in (
+        (zmq.LINGER, linger),
+        (zmq.MAXMSGSIZE, longest),
+        (zmq.HANDSHAKE_IVL, 5000),
+        (zmq.HEARTBEAT_IVL, 10_000),
+        (zmq.HEARTBEAT_TIMEOUT, 30_000),
+        (zmq.SNDHWM, 1000),
+        (zmq.RCVHWM, 1000),
+        (zmq.IPV6, int("[" in address)),
+    ):
+        sock.setsockopt(option, value)
+    try:
+        sock.bind(address)
+    except zmq.ZMQError:
+        sock.close()
+        raise
+    return sock, sock.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")

@@ -12,14 +12,16 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from cli.meter import add_arguments, run
+from cli.meter import run
+from cli.meter_options import add_arguments
 from telemetry import meter_id
 from telemetry.formats import native
 from telemetry.registers import ALERT_LIMIT, ENERGY_IMPORT, POWER_IMPORT
 
 DATA = Path(__file__).parents[1] / "data"
 CODE = (
-    "import argparse, sys; from cli.meter import add_arguments, run;"
+    "import argparse, sys; from cli.meter import run;"
+    "from cli.meter_options import add_arguments;"
     "parser = argparse.ArgumentParser('wattbus meter'); add_arguments(parser);"
     "sys.exit(run(parser.parse_args()))"
 )
