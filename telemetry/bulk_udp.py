@@ -21,7 +21,7 @@ _SO_MEMINFO = 55
 _MEMINFO_WORDS = 9
 _MEMINFO_DROPS = 8
 # What a small datagram takes of the receive buffer: its octets rounded up, plus the sk_buff.
-SMALL_DATAGRAM = 768
+SMALL_DATAGRAM = 832
 
 
 class _IoVec(Structure):

@@ -7,6 +7,6 @@ EARLIEST = 946_684_800_000  # 2000-01-01T00:00:00Z
 FUTURE_WINDOW = 3_600_000  # an hour
 
 
-def trusted_base(base: int, arrival: int) -> int:
-    """``base`` if a device's clock can have said it at ``arrival``, else ``arrival``; ms."""
-    return base if EARLIEST <= base <= arrival + FUTURE_WINDOW else arrival
+def plausible(stated: int, arrival: int) -> bool:
+    """Whether a device's clock can have said ``stated`` at ``arrival``; both in ms."""
+    return EARLIEST <= stated <= arrival + FUTURE_WINDOW

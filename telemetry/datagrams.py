@@ -26,9 +26,9 @@ class Datagrams:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Datagrams:
-        """The chosen ones, in the same order."""
-        return Datagrams(self.octets[chosen], self.lengths[chosen])
+    def take(self, rows: Int64s) -> Datagrams:
+        """The datagrams of the given rows, in the order of the rows."""
+        return Datagrams(self.octets[rows], self.lengths[rows])
 
     def each(self) -> list[bytes]:
         """The datagrams one by one, for formats that are not decoded in bulk."""
@@ -69,9 +69,30 @@ class Tally:
 class Decoded:
     """Readings in the order of arrival, and the tally of the datagrams they came in.
 
-    ``rows``, of shape (len(readings),), names the datagram of each reading where a decoder knows.
+    ``rows``, of shape (len(readings),), names the datagram of each reading.
     """
 
     readings: Readings
+    rows: Int64s
     tally: Tally
-    rows: Int64s | None = None
+
+    @classmethod
+    def nothing(cls, tally: Tally) -> Decoded:
+        """No readings, only what was counted."""
+        return cls(Readings.empty(), np.empty(0, np.int64), tally)
+
+    @classmethod
+    def merge(cls, parts: list[tuple[Decoded, Int64s]], tally: Tally) -> Decoded:
+        """A batch decoded in parts, each with the rows of the batch it was; adds to ``tally``."""
+        for part, _ in parts:
+            tally.add(part.tally)
+        found = [(part.readings, rows[part.rows]) for part, rows in parts if len(part.rows)]
+        if not found:
+            return cls.nothing(tally)
+        if len(found) == 1:
+            return cls(*found[0], tally)
+        # Back to the order of arrival: of two values for one instant the later is the current one.
+        rows = np.concatenate([rows for _, rows in found])
+        order = np.argsort(rows, kind="stable")
+        readings = Readings.concatenate([readings for readings, _ in found])
+        return cls(readings.take(order), rows[order], tally)

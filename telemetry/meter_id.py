@@ -20,6 +20,11 @@ NAMESPACE = uuid.UUID("6b4cf0b5-8e0c-5a65-9c3e-6d1f3c1a7e01")
 
 _MARKS = "._:-/+@#"
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9{re.escape(_MARKS)}]*")
+# Of RFC 9562's variant and versions only: the octets of any other may be a name's, or nobody's.
+_UUID = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+    re.ASCII | re.IGNORECASE,
+)
 _RULE = (
     f"a meter id is 1 to {LONGEST_NAME} letters, digits and . _ : - / + @ #, "
     "starting with a letter or digit, or a UUID"
@@ -40,14 +45,9 @@ def to_octets(name: str) -> bytes:
 
     Raises ValueError, saying the rule, for a name that breaks it.
     """
-    try:
-        return uuid.UUID(name).bytes if len(name) == 36 else _name_octets(name)
-    except ValueError:
-        return _name_octets(name)
-
-
-def _name_octets(name: str) -> bytes:
-    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+    if _UUID.fullmatch(name):
+        return uuid.UUID(name).bytes
+    if len(name) > LONGEST_NAME or not _NAME.fullmatch(name):
         raise ValueError(f"{name[:80]!r} is no meter id: {_RULE}")
     if len(name) > OCTETS:
         return uuid.uuid5(NAMESPACE, name).bytes

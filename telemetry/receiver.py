@@ -108,6 +108,7 @@ def bind(address: str, port: int) -> socket.socket:
 def describe(listener: Listener) -> str:
     """One line for the log: where it listens, for what, and how much traffic its buffer holds."""
     host, port = listener.sock.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
     return (
         f"listening on udp {host}:{port} for {listener.format.name} datagrams; the socket buffer "
         f"of {listener.buffer // 1024} KiB holds {listener.holds} small datagrams: "
@@ -134,21 +135,28 @@ def receive(
             ready = [by_fd[fd] for fd, _ in poll.poll(IDLE * 1000)]
             if ready:
                 time.sleep(nap)
-            for listener in ready:
-                taken = listener.take(sink, int(clock() * 1000))
-                while taken == MOST_A_CALL and not sink.full():
-                    taken = listener.take(sink, int(clock() * 1000))
-                nap = _next_nap(nap, taken, listener.holds)
+                # The one whose buffer fills first sets the pace.
+                nap = min(_next_nap(nap, _drain(one, sink, clock), one.holds) for one in ready)
         _housekeeping(listeners, sink)
     for listener in listeners:
-        while not sink.full() and listener.take(sink, int(clock() * 1000)):
-            pass
+        _drain(listener, sink, clock)
     _housekeeping(listeners, sink)
     sink.close()
 
 
+def _drain(listener: Listener, sink: Sink, clock: Callable[[], float]) -> int:
+    """Take what is waiting, unless the sink is full, but not what goes on arriving; how many."""
+    total = 0
+    while not sink.full() and total <= 2 * listener.holds:  # no more than that was waiting
+        taken = listener.take(sink, int(clock() * 1000))
+        total += taken
+        if taken < MOST_A_CALL:
+            break
+    return total
+
+
 def _next_nap(nap: float, taken: int, holds: int) -> float:
-    if taken > holds // 4 or taken == MOST_A_CALL:
+    if taken > holds // 4:
         return max(SHORTEST_NAP, nap / 2)
     return min(LONGEST_NAP, nap * 1.25)
 

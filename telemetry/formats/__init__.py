@@ -9,7 +9,7 @@ import numpy as np
 
 from telemetry.datagrams import Datagrams, Decoded, Tally
 from telemetry.formats import json_text, native, native_bulk
-from telemetry.readings import Readings
+from telemetry.readings import Int64s
 from telemetry.rejects import Reason
 
 Decode = Callable[[Datagrams, int], Decoded]
@@ -34,29 +34,28 @@ _OWN = (
 )
 
 
+# Which of _OWN claims a first octet.
+_NOBODY = len(_OWN)
+_CLAIMED = np.full(256, _NOBODY, np.int64)
+for _index, _known in enumerate(_OWN):
+    _CLAIMED[list(_known.first)] = _index
+
+
 def _decode_auto(datagrams: Datagrams, arrival: int) -> Decoded:
     """Each datagram by the format that its first octet tells; what none claims is foreign."""
-    first = datagrams.octets[:, 0]
-    if len(first) and bool((first == first[0]).all() and (datagrams.lengths > 0).all()):
-        claimed = _CLAIMED[int(first[0])]
-        if claimed is not None:
-            return claimed.decode(datagrams, arrival)
+    claimed = _CLAIMED[datagrams.octets[:, 0]]
+    claimed[datagrams.lengths == 0] = _NOBODY
     tally = Tally()
-    parts: list[Readings] = []
-    rest = np.ones(len(first), np.bool_)
-    for known in _OWN:
-        chosen = np.isin(first, list(known.first)) & (datagrams.lengths > 0)
-        rest &= ~chosen
-        decoded = known.decode(datagrams.where(chosen), arrival)
-        parts.append(decoded.readings)
-        tally.add(decoded.tally)
-    tally.refuse(Reason.FOREIGN, int(rest.sum()))
-    return Decoded(Readings.concatenate(parts), tally)
+    parts: list[tuple[Decoded, Int64s]] = []
+    for index, known in enumerate(_OWN):
+        chosen = claimed == index
+        if chosen.all():
+            return known.decode(datagrams, arrival)
+        rows = np.flatnonzero(chosen)
+        parts.append((known.decode(datagrams.take(rows), arrival), rows))
+    tally.refuse(Reason.FOREIGN, int((claimed == _NOBODY).sum()))
+    return Decoded.merge(parts, tally)
 
-
-_CLAIMED: list[Format | None] = [
-    next((known for known in _OWN if octet in known.first), None) for octet in range(256)
-]
 
 FORMATS: dict[str, Format] = {
     known.name: known

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from telemetry import meter_id
-from telemetry.clock import trusted_base
+from telemetry.clock import plausible
 from telemetry.datagrams import Datagrams, Decoded, Tally
 from telemetry.formats.native import LONGEST
 from telemetry.readings import Readings, Status
@@ -29,15 +29,18 @@ Row = tuple[int, int, int, int, int, int, int]  # in the order of readings.COLUM
 def decode(datagrams: Datagrams, arrival: int) -> Decoded:
     """Datagrams that arrived at ``arrival`` (ms, UTC): their readings and what was refused why."""
     tally = Tally()
-    rows: list[Row] = []
-    for datagram in datagrams.each():
+    readings: list[Row] = []
+    rows: list[int] = []
+    for row, datagram in enumerate(datagrams.each()):
         try:
-            rows += decode_one(datagram, arrival)
+            found = decode_one(datagram, arrival)
         except RejectedError as rejected:
             tally.refuse(rejected.reason)
         else:
             tally.accepted += 1
-    return Decoded(_columns(rows), tally)
+            readings += found
+            rows += [row] * len(found)
+    return Decoded(_columns(readings), np.array(rows, np.int64), tally)
 
 
 def _columns(rows: list[Row]) -> Readings:
@@ -101,8 +104,7 @@ def _instant(said: object, arrival: int) -> tuple[int, int]:
         stated = _iso(said)
     else:
         raise RejectedError(Reason.TYPE)
-    time = trusted_base(stated, arrival)
-    return time, 0 if time == stated else Status.ARRIVAL_TIME
+    return (stated, 0) if plausible(stated, arrival) else (arrival, Status.ARRIVAL_TIME)
 
 
 def _iso(text: str) -> int:
@@ -117,19 +119,21 @@ def _iso(text: str) -> int:
 
 def _values(registers: dict[str, object]) -> list[tuple[Register, int]]:
     """The registers that carry a value, with their raw integers."""
-    values: dict[int, tuple[Register, int]] = {}
+    said: set[int] = set()
+    values: list[tuple[Register, int]] = []
     for name, value in registers.items():
         register = BY_NAME.get(name)
-        if register is None or register.code in values:
+        if register is None or register.code in said:
             raise RejectedError(Reason.REGISTER)
+        said.add(register.code)
         if value is None or (register.quantity is Quantity.ENERGY and value == _MISSING):
             continue
         if type(value) is not int and not isinstance(value, Decimal):
             raise RejectedError(Reason.TYPE)
-        values[register.code] = register, _raw(register, Decimal(value))
+        values.append((register, _raw(register, Decimal(value))))
     if not values:
         raise RejectedError(Reason.REGISTER)
-    return list(values.values())
+    return values
 
 
 def _raw(register: Register, value: Decimal) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from telemetry import meter_id
-from telemetry.clock import FUTURE_WINDOW, trusted_base
+from telemetry.clock import FUTURE_WINDOW, plausible
 from telemetry.readings import DEVICE_BITS, Bytes, Status
 from telemetry.registers import BY_CODE
 from telemetry.rejects import Reason, RejectedError
@@ -78,20 +78,20 @@ def encode(
 ) -> bytes:
     """The octets of one unsigned datagram; the first record's instant is the base time.
 
-    Raises ValueError when there are no records, more than fit, or instants further apart than the
-    32-bit offset holds (24.8 days).
+    Raises ValueError when there are no records, more than fit, or a number that its field does not
+    hold; instants further apart than 24.8 days are one (the 32-bit offset).
     """
     if not 1 <= len(records) <= MOST_UNSIGNED:
         raise ValueError(f"a datagram carries 1 to {MOST_UNSIGNED} records, not {len(records)}")
     base = records[0].time
     flags = FLAG_ACKNOWLEDGE if acknowledge else 0
-    header = _HEADER.pack(
-        MAGIC, VERSION, flags, 0, octets, epoch, sequence, base, len(records), bytes(3)
-    )
     try:
+        header = _HEADER.pack(
+            MAGIC, VERSION, flags, 0, octets, epoch, sequence, base, len(records), bytes(3)
+        )
         body = [_RECORD.pack(r.register, r.status, r.time - base, r.value) for r in records]
     except struct.error as error:
-        raise ValueError(f"a record does not fit its fields: {error}") from None
+        raise ValueError(f"a number does not fit its field: {error}") from None
     return header + b"".join(body)
 
 
@@ -154,11 +154,9 @@ def decode(datagram: bytes, arrival: int) -> Datagram:
 
 def _record(fields: tuple[int, int, int, int], base: int, arrival: int) -> Record:
     register, status, offset, value = fields
-    status &= DEVICE_BITS
-    trusted = trusted_base(base, arrival)
-    time = trusted + offset
+    trusted = plausible(base, arrival)
+    time = (base if trusted else arrival) + offset
     if time > arrival + FUTURE_WINDOW:
-        return Record(register, arrival, value, status | Status.ARRIVAL_TIME)
-    if trusted != base:
-        status |= Status.ARRIVAL_TIME
-    return Record(register, time, value, status)
+        time, trusted = arrival, False
+    status &= DEVICE_BITS
+    return Record(register, time, value, status if trusted else status | Status.ARRIVAL_TIME)

@@ -1,0 +1,467 @@
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from telemetry import receiver
+from telemetry.bulk_udp import BulkSender, kernel_drops
+from telemetry.formats import FORMATS, native
+from telemetry.readings import Bytes, Readings, Status
+from telemetry.receiver import Listener, bind, describe, receive
+from telemetry.registers import ENERGY_IMPORT
+from telemetry.rejects import Reason
+
+NOW = 1_795_428_900_000
+KITCHEN = b"kitchen".ljust(16, b"\0")
+JSON = b'{"meter":"kitchen","registers":{"energy_import":%d}}'
+
+
+@dataclass
+class Kept:
+    """A sink that keeps readings, and is full when it holds ``most``."""
+
+    most: float = float("inf")
+    parts: list[Readings] = field(default_factory=list)
+    held: int = 0
+    calls: list[str] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+
+    def full(self) -> bool:
+        self.threads.add(threading.get_ident())
+        return self.held >= self.most
+
+    def put(self, readings: Readings) -> None:
+        self._called("put")
+        self.parts.append(readings)
+        self.held += len(readings)
+
+    def tick(self) -> None:
+        self._called("tick")
+
+    def close(self) -> None:
+        self._called("close")
+
+    def _called(self, name: str) -> None:
+        self.threads.add(threading.get_ident())
+        self.calls.append(name)
+
+    @property
+    def readings(self) -> Readings:
+        return Readings.concatenate(self.parts)
+
+    @property
+    def values(self) -> list[int]:
+        values: list[int] = self.readings.value.tolist()
+        return values
+
+
+def numbered(count: int, first: int = 0) -> Bytes:
+    """Native datagrams of one reading each, whose values are their numbers."""
+    records = np.zeros((count, 1), native.RECORD)
+    records["register"] = ENERGY_IMPORT
+    records["value"][:, 0] = np.arange(first, first + count)
+    high, low = (np.full(count, half, np.uint64) for half in np.frombuffer(KITCHEN, "<u8"))
+    epoch, sequence = np.zeros(count, np.uint32), np.arange(first, first + count).astype(np.uint32)
+    return native.encode_same_shape(high, low, epoch, sequence, np.full(count, NOW), records)
+
+
+def one(value: int) -> bytes:
+    return bytes(numbered(1, value)[0])
+
+
+Open = Callable[..., Listener]
+
+
+@pytest.fixture
+def listen() -> Iterator[Open]:
+    """Opens listeners on free ports, and closes their sockets."""
+    with ExitStack() as stack:
+
+        def open_(
+            format_: str = "native", *, portable: bool = False, address: str = "127.0.0.1"
+        ) -> Listener:
+            sock = stack.enter_context(bind(address, 0))
+            return Listener(sock, FORMATS[format_], portable=portable)
+
+        yield open_
+
+
+@contextmanager
+def sender_to(listener: Listener) -> Iterator[socket.socket]:
+    with socket.socket(listener.sock.family, socket.SOCK_DGRAM) as sock:
+        sock.connect(listener.sock.getsockname())
+        yield sock
+
+
+@contextmanager
+def receiving(sink: Kept, *listeners: Listener) -> Iterator[None]:
+    """``receive`` in a thread of its own; it is stopped, and must stop, at the end."""
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            receive(list(listeners), sink, stop, lambda: NOW / 1000)
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert not failed
+    assert sink.threads == {thread.ident}
+    assert sink.calls.count("close") == 1
+    assert sink.calls[-2:] == ["tick", "close"]
+
+
+def wait_until(true: Callable[[], bool], within: float = 10.0) -> None:
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.005)
+
+
+ways = pytest.mark.parametrize("portable", [False, True], ids=["in-bulk", "portable"])
+
+
+@ways
+def test_everything_sent_arrives_once_and_is_counted(listen: Open, portable: bool) -> None:
+    listener, sink = listen(portable=portable), Kept()
+    bad = {
+        Reason.FOREIGN: b"",
+        Reason.SHORT: one(0)[:-1],
+        Reason.OVERSIZED: one(0) + bytes(1177),
+        Reason.VERSION: b"\xf5\x02" + one(0)[2:],
+        Reason.FLAGS: b"\xf5\x01\x80" + one(0)[3:],
+        Reason.SECURITY: b"\xf5\x01\x00\x01" + one(0)[4:],
+        Reason.COUNT: one(0) + b"\0",
+        Reason.METER_ID: one(0)[:4] + bytes(16) + one(0)[20:],
+        Reason.REGISTER: one(0)[:40] + b"\xff\xff" + one(0)[42:],
+        Reason.VALUE: one(0)[:-8] + b"\xff" * 8,
+    }
+    each, bursts = 200, 15
+    with sender_to(listener) as sock, receiving(sink, listener):
+        bulk = BulkSender(sock)
+        for number in range(bursts):
+            assert bulk.send(numbered(each, number * each)) == each
+            for octets in bad.values():
+                sock.send(octets)
+            expected = (number + 1) * (each + len(bad))
+            wait_until(lambda expected=expected: listener.received == expected)  # type: ignore[misc]
+    assert sink.values == list(range(each * bursts))
+    assert listener.tally.accepted == each * bursts
+    assert listener.tally.refused == Counter(dict.fromkeys(bad, bursts))
+    assert listener.dropped == 0
+
+
+@ways
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_longer_than_any_datagram_of_the_format_is_oversized(
+    listen: Open, portable: bool, name: str
+) -> None:
+    listener, sink = listen(name, portable=portable), Kept()
+    start = b"{" if name == "json" else b"\xf5"
+    with sender_to(listener) as sock, receiving(sink, listener):
+        for length in (1233, 1279, 1280, 1281, 9000, 65507):
+            sock.send(start.ljust(length, b" "))
+        wait_until(lambda: listener.received == 6)
+    assert listener.tally.refused == {Reason.OVERSIZED: 6}
+
+
+def test_one_of_exactly_the_longest_is_taken(listen: Open) -> None:
+    listener, sink = listen("auto"), Kept()
+    records = [native.Record(ENERGY_IMPORT, NOW, value) for value in range(74)]
+    with sender_to(listener) as sock, receiving(sink, listener):
+        sock.send(native.encode(KITCHEN, 0, 0, records))
+        sock.send((JSON % 74).ljust(1232))
+        wait_until(lambda: listener.received == 2)
+    assert sink.values == list(range(75))
+
+
+@ways
+def test_a_full_sink_leaves_datagrams_to_the_kernel_and_they_come_later(
+    listen: Open, portable: bool
+) -> None:
+    listener, sink = listen(portable=portable), Kept(most=100)
+    with sender_to(listener) as sock, receiving(sink, listener):
+        bulk = BulkSender(sock)
+        bulk.send(numbered(100))
+        wait_until(lambda: listener.received == 100)
+        bulk.send(numbered(150, 100))
+        ticks = sink.calls.count("tick")
+        wait_until(lambda: sink.calls.count("tick") > ticks + 5)  # it goes on, but takes nothing
+        assert listener.received == 100
+        sink.most = float("inf")
+        wait_until(lambda: listener.received == 250)
+    assert sink.values == list(range(250))
+    assert listener.dropped == 0
+
+
+@ways
+def test_sent_is_accepted_and_refused_and_dropped_exactly(
+    listen: Open, monkeypatch: pytest.MonkeyPatch, portable: bool
+) -> None:
+    """A flood while the sink is full, and more of it while it is not."""
+    monkeypatch.setattr(receiver, "ASKED_BUFFER", 65_536)
+    listener, sink = listen(portable=portable), Kept(most=0)
+    if kernel_drops(listener.sock) is None:
+        pytest.skip("only Linux tells what its kernel drops")
+    sent = 0
+    with sender_to(listener) as sock, receiving(sink, listener):
+        bulk = BulkSender(sock)
+        sent += bulk.send(numbered(1000))
+        assert kernel_drops(listener.sock)
+        wait_until(lambda: listener.dropped == kernel_drops(listener.sock))
+        assert listener.received == 0
+        while_full = listener.dropped
+        assert listener.holds == pytest.approx(1000 - while_full, rel=0.1)
+        sink.most = float("inf")
+        for number in range(1, 6):
+            sent += bulk.send(numbered(1000, 1000 * number))
+            sock.send(b"foreign")
+            sent += 1
+        wait_until(lambda: listener.received + listener.dropped == sent)
+    assert listener.tally.accepted + listener.tally.refused.total() + listener.dropped == sent
+    assert listener.tally.accepted == len(sink.values) == len(set(sink.values))
+    assert sink.values == sorted(sink.values)
+    assert set(listener.tally.refused) <= {Reason.FOREIGN}
+
+
+@ways
+def test_stop_takes_what_is_waiting(listen: Open, portable: bool) -> None:
+    """More than one call takes; and what a full socket buffer holds where it is small."""
+    listener, sink = listen(portable=portable), Kept()
+    count = min(6000, listener.holds * 9 // 10)
+    with sender_to(listener) as sock:
+        assert BulkSender(sock).send(numbered(count)) == count
+    stop = threading.Event()
+    stop.set()
+    receive([listener], sink, stop)
+    assert sink.values == list(range(count))
+    assert listener.received == count
+    assert (sink.calls.count("tick"), sink.calls[-1]) == (1, "close")
+
+
+def test_stop_at_a_full_sink_puts_nothing_more_into_it(listen: Open) -> None:
+    listener, sink = listen(), Kept(most=0)
+    with sender_to(listener) as sock:
+        sock.send(one(1))
+    stop = threading.Event()
+    stop.set()
+    receive([listener], sink, stop)
+    assert sink.calls == ["tick", "close"]
+    assert listener.received == 0
+
+
+@dataclass
+class Followed(Kept):
+    """A sink during whose every call another datagram arrives, as in heavy traffic one does."""
+
+    sock: socket.socket | None = None
+
+    def put(self, readings: Readings) -> None:
+        super().put(readings)
+        assert self.sock
+        assert self.held < 100, "it goes on and on"
+        self.sock.send(one(self.held))
+
+
+@ways
+def test_stop_comes_to_an_end_while_datagrams_go_on_arriving(listen: Open, portable: bool) -> None:
+    listener = listen(portable=portable)
+    stop = threading.Event()
+    stop.set()
+    with sender_to(listener) as sock:
+        sink = Followed(sock=sock)
+        sock.send(one(0))
+        receive([listener], sink, stop)
+    assert sink.values == [0]
+    assert sink.calls == ["put", "tick", "close"]
+
+
+def test_what_goes_on_arriving_does_not_keep_the_sink_from_its_turn(
+    listen: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even when every call comes back full."""
+    monkeypatch.setattr(receiver, "MOST_A_CALL", 1)
+    monkeypatch.setattr(receiver, "ASKED_BUFFER", 8192)
+    listener = listen()
+    stop = threading.Event()
+    stop.set()
+    with sender_to(listener) as sock:
+        sink = Followed(sock=sock)
+        sock.send(one(0))
+        receive([listener], sink, stop)
+    assert listener.holds <= len(sink.values) <= 2 * listener.holds + 1
+
+
+def test_two_listeners_each_of_its_format(listen: Open) -> None:
+    first, second = listen("native"), listen("json")
+    sink = Kept()
+    with (
+        sender_to(first) as to_native,
+        sender_to(second) as to_json,
+        receiving(sink, first, second),
+    ):
+        for number in range(50):
+            to_native.send(one(number))
+            to_json.send(JSON % (1000 + number))
+        to_native.send(JSON % 1)
+        to_json.send(one(1))
+        wait_until(lambda: first.received + second.received == 102)
+    assert sorted(sink.values) == [*range(50), *range(1000, 1050)]
+    for listener, reason in ((first, Reason.FOREIGN), (second, Reason.MALFORMED)):
+        assert (listener.tally.accepted, listener.tally.refused) == (50, {reason: 1})
+
+
+def test_one_listener_of_both_formats_keeps_the_order_of_arrival(listen: Open) -> None:
+    """Of two values for one instant the later is the current one, whichever way it came."""
+    listener, sink = listen("auto"), Kept()
+    said = b'{"meter":"kitchen","time":%d,"registers":{"energy_import":%d}}'
+    with sender_to(listener) as sock:
+        for number in range(0, 40, 2):
+            sock.send(said % (NOW // 1000, number))
+            sock.send(one(number + 1))
+        with receiving(sink, listener):
+            wait_until(lambda: listener.received == 40)
+    assert sink.values == list(range(40))
+    assert set(sink.readings.time.tolist()) == {NOW}
+
+
+def test_a_listener_that_is_flooded_does_not_keep_another_from_being_heard(listen: Open) -> None:
+    flooded, quiet = listen("native"), listen("json")
+    sink, over = Kept(), threading.Event()
+
+    def flood() -> None:
+        with sender_to(flooded) as sock:
+            bulk, rows = BulkSender(sock), numbered(512)
+            while not over.is_set():
+                bulk.send(rows)
+
+    thread = threading.Thread(target=flood)
+    with sender_to(quiet) as sock, receiving(sink, flooded, quiet):
+        thread.start()
+        try:
+            for number in range(20):
+                sock.send(JSON % number)
+                wait_until(lambda number=number: quiet.received == number + 1, within=2)  # type: ignore[misc]
+        finally:
+            over.set()
+            thread.join()
+    assert quiet.tally.accepted == 20
+
+
+def test_the_time_of_arrival_is_the_clock_s(listen: Open) -> None:
+    listener, sink = listen("json"), Kept()
+    with sender_to(listener) as sock, receiving(sink, listener):
+        sock.send(JSON % 5)
+        wait_until(lambda: listener.received == 1)
+    readings = sink.readings
+    assert (readings.time.tolist(), readings.status.tolist()) == ([NOW], [Status.ARRIVAL_TIME])
+
+
+def test_the_sink_has_its_turn_when_nothing_arrives(listen: Open) -> None:
+    sink = Kept()
+    with receiving(sink, listen()):
+        wait_until(lambda: sink.calls.count("tick") >= 3, within=2)
+    assert "put" not in sink.calls
+
+
+@pytest.mark.parametrize(("address", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_sentence_on_the_buffer(listen: Open, address: str, shown: str) -> None:
+    try:
+        listener = listen("auto", address=address)
+    except OSError:
+        pytest.skip(f"this machine has no {address}")
+    port = listener.sock.getsockname()[1]
+    given = listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    found = re.fullmatch(
+        rf"listening on udp {re.escape(shown)}:{port} for auto datagrams; the socket buffer of "
+        r"(\d+) KiB holds (\d+) small datagrams: (\d+\.\d\d) s at 100,000 a second",
+        describe(listener),
+    )
+    assert found
+    assert int(found[1]) == given // 1024
+    assert int(found[2]) == given // 832
+    assert float(found[3]) == pytest.approx(given / 832 / 100_000, abs=0.005)
+
+
+def test_the_buffer_really_holds_what_the_sentence_says(
+    listen: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver, "ASKED_BUFFER", 100_000)
+    listener = listen()
+    if kernel_drops(listener.sock) is None:
+        pytest.skip("only Linux tells what its kernel drops")
+    with sender_to(listener) as sock:
+        BulkSender(sock).send(numbered(2 * listener.holds))
+    dropped = kernel_drops(listener.sock)
+    assert dropped == pytest.approx(listener.holds, rel=0.1)
+
+
+def test_the_busiest_second(listen: Open) -> None:
+    listener, sink = listen(), Kept()
+    with sender_to(listener) as sock:
+
+        def arrive(count: int, now: float) -> float:
+            BulkSender(sock).send(numbered(count))
+            taken = 0
+            while taken < count:
+                taken += listener.take(sink, NOW)
+            listener.measure(now)
+            return listener.busiest
+
+        listener.measure(100.0)
+        assert arrive(30, 100.5) == 0.0  # no second is over yet
+        assert arrive(70, 101.0) == 100.0
+        assert arrive(20, 102.0) == 100.0  # a quieter one
+        assert arrive(200, 106.0) == 100.0  # 50 a second for four
+        assert arrive(240, 107.5) == 160.0
+        sock.send(b"refused ones count too")
+        assert arrive(199, 108.5) == 200.0
+
+
+def test_the_busiest_second_is_measured_while_receiving(listen: Open) -> None:
+    listener, sink = listen(), Kept()
+    with sender_to(listener) as sock, receiving(sink, listener):
+        start = time.monotonic()
+        while listener.busiest == 0.0:
+            sock.send(one(1))
+            time.sleep(0.002)
+            assert time.monotonic() - start < 5
+        rate = listener.received / (time.monotonic() - start)
+    assert listener.busiest == pytest.approx(rate, rel=0.3)
+
+
+@pytest.mark.parametrize("holds", [157, 512, 10_082])
+def test_naps_follow_the_buffer(holds: int) -> None:
+    """A quarter of the buffer, and no more, gathers in a nap, whatever the rate was before."""
+    for rate in (10, 10_000, 100_000, 400_000):
+        nap = receiver.LONGEST_NAP
+        for _ in range(24):
+            nap = receiver._next_nap(nap, int(rate * nap), holds)
+            assert receiver.SHORTEST_NAP <= nap <= receiver.LONGEST_NAP
+        wanted = max(receiver.SHORTEST_NAP, holds / 4 / rate)
+        assert nap <= 1.25 * wanted
+        assert nap >= min(receiver.LONGEST_NAP, wanted) / 2
+
+
+def test_an_address_that_cannot_be_had_leaves_no_socket_behind(listen: Open) -> None:
+    port = listen().sock.getsockname()[1]
+    with pytest.raises(OSError, match="in use"):
+        bind("127.0.0.1", port)  # an unclosed socket would be a warning, and so an error
