@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from cli.status import received
@@ -12,28 +13,36 @@ from query.transport import BusError
 
 _EVERY = 1.0  # seconds
 _PATIENCE = 2.0
+_WINDOW_MS = 10_000
 
 
 class Rate:
-    """Datagrams a second between the receivers' reports."""
+    """Datagrams a second over the receivers' latest reports: meters send in bursts."""
 
     def __init__(self) -> None:
-        self._last: tuple[int, int] | None = None
+        self._reports: deque[tuple[int, int]] = deque()  # datagrams so far, and when, ms
         self.value: float | None = None
 
     def update(self, status: m.Status) -> None:
         """Take the counters of a status; the value stays until the receivers report again."""
         receivers = status.writer.receivers if status.writer else []
         if not receivers:
-            self._last = self.value = None
+            self._reports.clear()
+            self.value = None
             return
         count = received(status)
         time_ms = max(receiver.reported_ms for receiver in receivers)
-        if self._last and time_ms == self._last[1]:
+        reports = self._reports
+        if reports and count < reports[-1][0]:  # other receivers than before
+            reports.clear()
+        if reports and time_ms <= reports[-1][1]:
             return
-        if self._last and count >= self._last[0] and time_ms > self._last[1]:
-            self.value = (count - self._last[0]) * 1000 / (time_ms - self._last[1])
-        self._last = count, time_ms
+        reports.append((count, time_ms))
+        while time_ms - reports[0][1] > _WINDOW_MS:
+            reports.popleft()
+        first_count, first_ms = reports[0]
+        if time_ms > first_ms:
+            self.value = (count - first_count) * 1000 / (time_ms - first_ms)
 
 
 class Monitor(threading.Thread):

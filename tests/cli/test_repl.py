@@ -308,7 +308,7 @@ def reported(accepted: int, refused: int, ms: int) -> m.Status:
     return m.Status("", 0, 0, 0, 0, 0, m.WriterStatus(0, 0, 0, 0.0, [receiver]))
 
 
-def test_the_rate_is_that_between_reports() -> None:
+def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
     rate = Rate()
     seen = []
     for status in (
@@ -318,8 +318,10 @@ def test_the_rate_is_that_between_reports() -> None:
         reported(150, 50, 2000),
         reported(0, 0, 3000),  # a new receiver
         reported(5, 0, 5000),
+        reported(5, 0, 7000),
+        reported(5, 0, 15000),
         m.Status("", 0, 0, 0, 0, 0, None),
     ):
         rate.update(status)
         seen.append(rate.value)
-    assert seen == [None, None, 100.0, 100.0, 100.0, 2.5, None]
+    assert seen == [None, None, 100.0, 100.0, 100.0, 2.5, 1.25, 0.0, None]
