@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -213,7 +212,6 @@ class Router:
     """The writer's socket: batches in, what is durable out; changes and questions beside them."""
 
     def __init__(self, endpoint: str) -> None:
-        self._file = Path(endpoint.removeprefix("ipc://"))
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.setsockopt(zmq.RCVHWM, 1000)
@@ -225,11 +223,8 @@ class Router:
         self.requests: list[tuple[bytes, bytes, bytes, bytes]] = []
 
     def close(self) -> None:
-        """Close the socket, and wait until its file is gone: later it would be the next writer's."""
+        """Close the socket."""
         self._socket.close()
-        deadline = time.monotonic() + 1.0
-        while self._file.exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
 
     def receive(self, timeout: float, most: int) -> int:
         """Wait for messages and take in all that are there, up to ``most`` readings; how many."""

@@ -58,7 +58,8 @@ def series_key(meter: int, register: int = 0) -> int:
 
 
 def sort(meter: UInt32s, readings: Readings) -> Batch:
-    """The batch of readings whose meters' numbers are ``meter``, shape (n,); n < MOST_READINGS."""
+    """The batch of readings whose meters' numbers are ``meter``, shape (n,); n <= MOST_READINGS."""
+    assert len(meter) <= MOST_READINGS
     # One sort of plain integers, the place of each reading in its low bits: stable, and several
     # times quicker than an argsort.
     key = meter.astype(np.uint64) << np.uint64(16 + _ROW_BITS)

@@ -21,12 +21,13 @@ from storage.meters import Meter
 from storage.queries import Reader
 from telemetry.alerts import limit_crossing
 from telemetry.calendar import Period
-from telemetry.intervals import Curve
+from telemetry.intervals import Curve, Flag
 from telemetry.readings import Int64s
 from telemetry.registers import BY_CODE, ENERGY_IMPORT
 
 _NEVER = np.iinfo(np.int64).max
 _REGISTER = BY_CODE[ENERGY_IMPORT]
+_LOSSES = Flag.RESET | Flag.ROLLOVER | Flag.REPLACED | Flag.ZERO | Flag.QUARANTINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class LimitAlert:
 class _Watched:
     """What ``observe`` knows of each meter, by its number; shape (room,) each."""
 
-    start: Int64s  # the period that the newest reading is in, [start, end); 0: not known yet
-    end: Int64s
+    start: Int64s  # what is earlier may change the energy of the newest reading's period
+    end: Int64s  # the end of that period; 0: not known yet
     threshold: Int64s  # the register beyond which the limit may be crossed
     newest: Int64s  # the newest reading's instant and register
     register: Int64s
@@ -94,10 +95,11 @@ class LimitWatch:
         same = number[1:] == number[:-1]
         fell[1:] |= same & (instant[1:] > instant[:-1]) & (value[1:] < value[:-1])
         lowest = np.minimum.reduceat(value, starts)
+        before = earliest < watched.start[meter]
         self._welcome(meter, first_new, earliest, latest, lowest)
         suspect = (
             np.bitwise_or.reduceat(fell, starts)
-            | (earliest < watched.start[meter])
+            | before
             | (latest >= watched.end[meter])
             | (highest > watched.threshold[meter])
         )
@@ -113,7 +115,7 @@ class LimitWatch:
         """New meters in the period of the day need no settling: nothing came before."""
         period = self._defaults.default_period(int(latest.max()))
         new = (meter >= first_new) & (earliest > period.start_ms) & (latest < period.end_ms)
-        self._watched.start[meter[new]] = period.start_ms + 1
+        self._watched.start[meter[new]] = earliest[new] + 1
         self._watched.end[meter[new]] = period.end_ms
         self._watched.threshold[meter[new]] = lowest[new] + self._defaults.limit_wh
 
@@ -123,10 +125,8 @@ class LimitWatch:
         self._suspects[number] = min(known[0], earliest), max(known[1], latest)
 
     def recheck(self, number: int) -> None:
-        """Have a meter settled again because its settings changed."""
-        self._make_room(number + 1)
-        if self._watched.newest[number]:
-            self.suspect(number, *2 * (int(self._watched.newest[number]),))
+        """Have a meter's newest period settled again because its settings changed."""
+        self.suspect(number, _NEVER, _NEVER)
 
     def work(self, connection: sa.Connection, seconds: float) -> list[LimitAlert]:
         """Settle suspects for about so many seconds; the alerts that are new, now stored."""
@@ -154,6 +154,8 @@ class LimitWatch:
         curve = energy_curve(self._reader, meter)
         if not len(curve.time):
             return []
+        newest = int(curve.time[-1])  # what _NEVER stands for
+        earliest, latest = min(earliest, newest), min(latest, newest)
         limit = self._defaults.limit(meter)
         raised = _raised(connection, number)
         alerts = []
@@ -161,7 +163,7 @@ class LimitWatch:
         after = int(curve.time[min(len(curve.time) - 1, int(curve.time.searchsorted(latest)) + 1)])
         # A reading at the very start of a period closes the one before.
         period = self._defaults.period(meter, earliest - 1)
-        while period.start_ms <= max(after, latest):
+        while period.start_ms <= after:
             crossing = limit_crossing(curve, period.start_ms, period.end_ms, limit)
             if crossing is not None and period.start_ms not in raised:
                 late = self._came_late(meter, crossing.time_ms)
@@ -180,14 +182,21 @@ class LimitWatch:
 
     def _watch_on(self, meter: Meter, curve: Curve, limit: int, raised: set[int]) -> None:
         """Keep what ``observe`` needs to leave the meter alone until something may happen."""
+        self._make_room(meter.number + 1)
         watched, newest = self._watched, int(curve.time[-1])
         period = self._defaults.period(meter, newest)
         used = curve.energy[-1] - curve.at(np.array([period.start_ms], np.int64))[0]
         readings = self._reader.series(meter, _REGISTER)
         register = int(readings.value[readings.time.argmax()])
+        watched.newest[meter.number] = int(readings.time.max())
         watched.register[meter.number] = register
         done = period.start_ms in raised
-        watched.start[meter.number] = period.start_ms + 1
+        # Up to its first reading the register moves at the period's start; where the register was
+        # lost, what it had come to.
+        first = int(curve.time.searchsorted(period.start_ms))
+        lost = np.flatnonzero(curve.flags[first:] & _LOSSES)
+        settled = first + (int(lost[-1]) if len(lost) else 0)
+        watched.start[meter.number] = curve.time[settled] + 1
         watched.end[meter.number] = period.end_ms
         watched.threshold[meter.number] = _NEVER if done else register + limit - int(used)
 

@@ -104,9 +104,11 @@ def change(connection: sa.Connection, wanted: ChangeMeter, number: int, now: int
     Raises ChangeRefusedError.
     """
     try:
-        found = find(connection, wanted.id)
+        octets = meter_id.to_octets(wanted.id)
+        usual = meter_id.to_name(octets)  # no datagram could come from what has none
     except ValueError as error:
         raise ChangeRefusedError("bad_request", str(error)) from None
+    found = find(connection, wanted.id)
     settings = {
         name: value for name in _SETTINGS if (value := getattr(wanted, name)) is not msgspec.UNSET
     }
@@ -115,23 +117,18 @@ def change(connection: sa.Connection, wanted: ChangeMeter, number: int, now: int
     if found is None:
         if not wanted.add:
             raise ChangeRefusedError("unknown_meter", unknown(wanted.id))
-        octets = meter_id.to_octets(wanted.id)
         connection.execute(
             _METERS.insert().values(
                 number=number, octets=octets, id=wanted.id, created_ms=now, **settings
             )
         )
         return by_number(connection, number)
-    if wanted.add and len(wanted.id) > meter_id.OCTETS and not _is_uuid(wanted.id):
+    if wanted.add and wanted.id.lower() != usual.lower():
         settings["id"] = wanted.id  # a long name that only its UUID was known of
     if settings:
         update = _METERS.update().where(_METERS.c.number == found.number)
         connection.execute(update.values(**settings))
     return by_number(connection, found.number)
-
-
-def _is_uuid(name: str) -> bool:
-    return meter_id.to_name(meter_id.to_octets(name)) == name.lower()
 
 
 def unknown(name: str) -> str:
