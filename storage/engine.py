@@ -45,7 +45,7 @@ def open_writer(data: Path) -> Engine:
         with engine.begin() as connection:
             schema.metadata.create_all(connection)
             _check_version(connection)
-            _stamp(connection)
+            keep_number(connection, "schema", schema.VERSION)
     except (OSError, sa.exc.DBAPIError) as error:
         raise StorageError(_plain(error, data)) from error
     return engine
@@ -98,20 +98,25 @@ def _begin_immediate(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _stamp(connection: sa.Connection) -> None:
-    if _version(connection) is None:
-        connection.execute(schema.info.insert().values(key="schema", value=str(schema.VERSION)))
+def keep_number(connection: sa.Connection, key: str, number: int) -> None:
+    """Keep a number of the collector's own under a key."""
+    table = schema.info
+    if not connection.execute(
+        table.update().where(table.c.key == key).values(value=str(number))
+    ).rowcount:
+        connection.execute(table.insert().values(key=key, value=str(number)))
 
 
-def _version(connection: sa.Connection) -> int | None:
-    key, value = schema.info.c.key, schema.info.c.value
-    found = connection.execute(sa.select(value).where(key == "schema")).scalar()
-    return None if found is None else int(found)
+def kept_number(connection: sa.Connection, key: str) -> int:
+    """The number kept under a key, 0 when there is none."""
+    table = schema.info
+    found = connection.execute(sa.select(table.c.value).where(table.c.key == key)).scalar()
+    return int(found or 0)
 
 
 def _check_version(connection: sa.Connection) -> None:
-    found = _version(connection)
-    if found is not None and found > schema.VERSION:
+    found = kept_number(connection, "schema")
+    if found > schema.VERSION:
         raise StorageError(
             f"the database has schema {found}, newer than this Wattbus knows "
             f"({schema.VERSION}): install the newer Wattbus again, or restore a backup"

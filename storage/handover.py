@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from collections import OrderedDict
@@ -13,6 +14,8 @@ import numpy as np
 import zmq
 
 from telemetry.readings import COLUMNS, Readings
+
+log = logging.getLogger("writer")
 
 BATCH, REPORT, CHANGE, STATUS = b"batch", b"report", b"change", b"status"
 COMMITTED, RESEND, ANSWER = b"committed", b"resend", b"answer"
@@ -67,6 +70,7 @@ class Waiting:
     readings: int = 0
     last: int = 0
     progress: float = 0.0
+    probe: int = 0  # the number sent again after a silence, until it is answered
 
     @property
     def oldest(self) -> int:
@@ -82,18 +86,23 @@ class Waiting:
         self.readings += count
         return self.last
 
-    def committed(self, number: int, now: float) -> None:
-        """Forget what is durable."""
+    def committed(self, number: int, now: float) -> int | None:
+        """Forget what is durable; the number to send again from, where a silence ended."""
         while self.bodies and self.oldest <= number:
             _, (count, _body) = self.bodies.popitem(last=False)
             self.readings -= count
             self.progress = now
+        if not self.probe or self.oldest <= self.probe:
+            return None
+        self.probe = 0
+        return self.oldest if self.bodies else None
 
     def overdue(self, now: float) -> int | None:
         """The number to send again, if nothing has been heard for too long."""
         if not self.bodies or now - self.progress < _SILENCE:
             return None
         self.progress = now
+        self.probe = self.oldest
         return self.oldest
 
 
@@ -126,8 +135,11 @@ class Handover:
         if self._gathered >= _LARGE:
             self._send(time.monotonic())
 
-    def tick(self) -> None:
-        """Send what is due, take in what the writer said, report once a second."""
+    def tick(self) -> float:
+        """Send what is due, take in what the writer said, report once a second.
+
+        Answers for how many seconds it may be left alone.
+        """
         now = time.monotonic()
         if self._parts and now - self._since >= _OLD:
             self._send(now)
@@ -138,6 +150,7 @@ class Handover:
         if now - self._reported >= _REPORT_EVERY:
             self._reported = now
             self._socket.send_multipart([REPORT, self._report(self.undelivered)])
+        return max(0.0, self._since + _OLD - now) if self._parts else _REPORT_EVERY
 
     def close(self) -> None:
         """Hand everything over and wait until it is durable, at most 15 s; then close."""
@@ -178,7 +191,9 @@ class Handover:
                 return
             (number,) = _NUMBER.unpack(octets)
             if kind == COMMITTED:
-                self._waiting.committed(number, now)
+                again = self._waiting.committed(number, now)
+                if again is not None:
+                    self._send_from(again)
             elif kind == RESEND:
                 self._waiting.progress = now
                 self._send_from(number)
@@ -248,6 +263,11 @@ class Router:
     def _batch(self, sender: bytes, number_: bytes, oldest_: bytes, body: bytes) -> int:
         (number,), (oldest,) = _NUMBER.unpack(number_), _NUMBER.unpack(oldest_)
         inbox = self._inboxes.setdefault(sender, Inbox(oldest))
+        try:
+            readings = unpack(body)
+        except ValueError as error:
+            log.error("a receiver sent what is no batch: %s", error)
+            return 0
         verdict = inbox.judge(number, oldest)
         if verdict == "gap":
             if inbox.asked != inbox.expected:
@@ -257,7 +277,6 @@ class Router:
         self._unanswered.add(sender)
         if verdict == "repeat":
             return 0
-        readings = unpack(body)
         self.readings.append(readings)
         return len(readings)
 

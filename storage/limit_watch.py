@@ -71,6 +71,7 @@ class LimitWatch:
         self._defaults = defaults
         self._watched = _Watched.of(1024)
         self._suspects: dict[int, tuple[int, int]] = {}  # number: the instants to look between
+        self._settled: list[int] = []  # in a transaction that is still open
 
     def observe(self, batch: Batch, first_new: int) -> None:
         """Pick the meters of which the batch may hold a crossing, or a new period.
@@ -132,11 +133,22 @@ class LimitWatch:
         """Settle suspects for about so many seconds; the alerts that are new, now stored."""
         alerts: list[LimitAlert] = []
         deadline = time.monotonic() + seconds
-        while self._suspects and time.monotonic() < deadline:
-            number = next(iter(self._suspects))
-            earliest, latest = self._suspects.pop(number)
+        for number, (earliest, latest) in self._suspects.items():
             alerts += self._settle(connection, number, earliest, latest)
+            self._settled.append(number)
+            if time.monotonic() >= deadline:
+                break
         return alerts
+
+    def worked(self) -> None:
+        """What ``work`` stored is durable: its suspects are settled."""
+        for number in self._settled:
+            del self._suspects[number]
+        self._settled.clear()
+
+    def failed(self) -> None:
+        """What ``work`` stored is not durable: its suspects remain."""
+        self._settled.clear()
 
     @property
     def waiting(self) -> int:

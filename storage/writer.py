@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from storage import handover, journal, meters, schema
 from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMeter, check
 from storage.defaults import Defaults
-from storage.engine import close_writer, open_writer
+from storage.engine import StorageError, close_writer, keep_number, kept_number, open_writer
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.meter_index import UNKNOWN, MeterIndex, runs
 from storage.queries import Reader
@@ -62,7 +62,9 @@ class Writer:
         self._started = _now()
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
+        self._settle_after = 0.0
         self._load()
+        self._observe_again()
 
     def _load(self) -> None:
         with self._engine.connect() as connection:
@@ -80,15 +82,17 @@ class Writer:
         """Commit until ``stop`` is set and nothing more comes; then close the database."""
         gathered, since = 0, 0.0
         while True:
-            now = time.monotonic()
-            wait = max(0.0, since + OLDEST - now) if gathered else _IDLE
+            wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
+            if self._watch.waiting and not self._postponed():
+                wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
                 since = time.monotonic()
             gathered += taken
             self._answer_requests()
             if gathered and (gathered >= _LARGEST or time.monotonic() - since >= OLDEST):
-                self._commit_surely()
+                if not self._commit_surely(stop):
+                    break
                 gathered = 0
             elif not gathered:
                 self._router.committed()
@@ -105,8 +109,11 @@ class Writer:
 
     # Committing
 
-    def _commit_surely(self) -> None:
-        """Commit what was taken; while the database refuses, keep it and try again."""
+    def _commit_surely(self, stop: threading.Event) -> bool:
+        """Commit what was taken; while the database refuses, keep it and try again.
+
+        False when it still refused after we were told to stop: nothing of it was confirmed.
+        """
         readings = self._router.take()
         assert readings is not None
         refused = False
@@ -119,11 +126,15 @@ class Writer:
                     log.error("cannot commit, keeping %d readings: %s", len(readings), error.orig)
                 refused = True
                 self._answer_requests()
+                if stop.is_set():
+                    log.error("stopping without %d readings, none of them confirmed", len(readings))
+                    return False
                 time.sleep(_RETRY)
         if refused:
             log.info("committing again")
         self._router.committed()
         self._publisher.readings(readings)
+        return True
 
     def _commit(self, readings: Readings) -> None:
         began = time.perf_counter()
@@ -155,6 +166,8 @@ class Writer:
                 )
             )
             limits = self._new_limits(connection, batch)
+            if not self._watch.waiting:
+                keep_number(connection, "settled", self._next - 1)
         # Only now is it true: the index must not know meters of a transaction that failed.
         self._index.add(new_high, new_low, new_numbers)
         self._next_meter += len(new_high)
@@ -179,13 +192,37 @@ class Writer:
     # Alerts
 
     def _settle_limits(self) -> None:
-        if not self._watch.waiting:
+        if not self._watch.waiting or self._postponed():
             return
-        self._reader.refresh()
-        with self._engine.begin() as connection:
-            alerts = self._watch.work(connection, _SETTLING)
+        try:
+            self._reader.refresh()
+            with self._engine.begin() as connection:
+                alerts = self._watch.work(connection, _SETTLING)
+        except sa.exc.OperationalError as error:
+            log.error("cannot look for crossed limits, trying again: %s", error.orig)
+            self._watch.failed()
+            self._settle_after = time.monotonic() + _RETRY
+            return
+        self._watch.worked()
         for alert in alerts:
             self._publisher.alert(alert)
+
+    def _postponed(self) -> bool:
+        """Whether the database refused a moment ago."""
+        return time.monotonic() < self._settle_after
+
+    def _observe_again(self) -> None:
+        """Look at what was committed but not settled when the last writer ended."""
+        with self._engine.connect() as connection:
+            settled = kept_number(connection, "settled")
+            table = schema.journal
+            rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
+            for number, body in connection.execute(rows.order_by(table.c.id)):
+                try:
+                    batch = journal.decode(body)
+                except journal.DamagedError as error:
+                    raise StorageError(f"row {number} of the journal is damaged: {error}") from None
+                self._watch.observe(batch, first_new=self._next_meter)
 
     # Requests of the query service
 

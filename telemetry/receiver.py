@@ -33,8 +33,8 @@ class Sink(Protocol):
     def put(self, readings: Readings) -> None:
         """Take readings; they are no longer the receiver's."""
 
-    def tick(self) -> None:
-        """Send what is due, take in answers."""
+    def tick(self) -> float:
+        """Send what is due, take in answers; for how many seconds it may then be left alone."""
 
     def close(self) -> None:
         """Hand over all that was put, and wait, for a bounded time, until it is durable."""
@@ -127,17 +127,17 @@ def receive(
     by_fd = {listener.sock.fileno(): listener for listener in listeners}
     for fd in by_fd:
         poll.register(fd, select.POLLIN)
-    nap = SHORTEST_NAP
+    nap, wait = SHORTEST_NAP, IDLE
     while not stop.is_set():
         if sink.full():
             time.sleep(LONGEST_NAP)
         else:
-            ready = [by_fd[fd] for fd, _ in poll.poll(IDLE * 1000)]
+            ready = [by_fd[fd] for fd, _ in poll.poll(wait * 1000)]
             if ready:
                 time.sleep(nap)
                 # The one whose buffer fills first sets the pace.
                 nap = min(_next_nap(nap, _drain(one, sink, clock), one.holds) for one in ready)
-        _housekeeping(listeners, sink)
+        wait = min(IDLE, _housekeeping(listeners, sink))
     for listener in listeners:
         _drain(listener, sink, clock)
     _housekeeping(listeners, sink)
@@ -161,8 +161,8 @@ def _next_nap(nap: float, taken: int, holds: int) -> float:
     return min(LONGEST_NAP, nap * 1.25)
 
 
-def _housekeeping(listeners: list[Listener], sink: Sink) -> None:
+def _housekeeping(listeners: list[Listener], sink: Sink) -> float:
     now = time.monotonic()
     for listener in listeners:
         listener.measure(now)
-    sink.tick()
+    return sink.tick()

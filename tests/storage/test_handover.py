@@ -197,7 +197,9 @@ class HandoverMachine(RuleBasedStateMachine):
 
     def receiver_takes(self, kind: str, number: int) -> None:
         if kind == "committed":
-            self.waiting.committed(number, self.now)
+            again = self.waiting.committed(number, self.now)
+            if again is not None:
+                self.send([n for n in self.waiting.bodies if n >= again])
         else:
             self.waiting.progress = self.now
             self.send([n for n in self.waiting.bodies if n >= number])
@@ -240,16 +242,21 @@ class HandoverMachine(RuleBasedStateMachine):
         firsts = list(dict.fromkeys(self.durable))
         assert firsts == list(range(1, len(firsts) + 1))
 
-    def teardown(self) -> None:
-        """Once nothing is lost any more everything arrives, in bounded time."""
-        if not hasattr(self, "waiting"):
-            return
-        for _ in range(4 * self.waiting.last + 8):
+    def exchange(self) -> None:
+        """Everything under way arrives, and what is said to it, until all is quiet."""
+        while self.to_writer or self.unanswered:
             while self.to_writer:
                 self.writer_takes(self.to_writer.pop(0))
             self.commit(True)
             while self.to_receiver:
                 self.receiver_takes(*self.to_receiver.pop(0))
+
+    def teardown(self) -> None:
+        """Once nothing is lost any more everything arrives within seconds, however much it is."""
+        if not hasattr(self, "waiting"):
+            return
+        for _ in range(5):  # seconds
+            self.exchange()
             if not self.waiting.bodies:
                 break
             self.time_passes(SILENCE)
@@ -259,6 +266,20 @@ class HandoverMachine(RuleBasedStateMachine):
 
 TestHandover = HandoverMachine.TestCase
 TestHandover.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+def test_all_the_rest_follows_what_ends_a_silence() -> None:
+    waiting = Waiting()
+    for _ in range(100):
+        waiting.add(1, b"", 0.0)
+    assert waiting.committed(10, 0.5) is None
+    assert waiting.overdue(1.5) == 11
+    assert waiting.committed(10, 1.6) is None  # an old answer
+    assert waiting.committed(11, 1.7) == 12
+    assert waiting.committed(12, 1.8) is None
+    assert waiting.overdue(2.9) == 13
+    assert waiting.committed(100, 3.0) is None  # nothing is left
+    assert waiting.oldest == 101
 
 
 def test_a_new_writer_first_sees_what_was_sent_before_the_last_confirmation() -> None:

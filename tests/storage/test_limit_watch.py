@@ -20,7 +20,7 @@ from telemetry.alerts import limit_crossing
 from telemetry.calendar import DAY_MS, HOUR_MS, billing_period, month_start
 from telemetry.readings import Readings, Series
 from telemetry.registers import ALERT_LIMIT
-from tests.storage.test_writer import Running, Sent, readings
+from tests.storage.test_writer import Running, Sent, hold, readings
 
 ZONE = ZoneInfo("UTC")
 MARCH, APRIL, MAY = (month_start(ZONE, 2025, month) for month in (3, 4, 5))
@@ -351,6 +351,37 @@ def test_many_meters_at_once(running: Running) -> None:
         for n, name in enumerate(names)
         if not n % 2 and order[name, hour(4)] < order[name, hour(3)]
     }
+
+
+def _crossing(running: Running, count: int) -> set[str]:
+    """Meters of a period that began before all cross; they are left to be settled."""
+    names = [f"m-{n}" for n in range(count)]
+    running.send(readings([(name, hour(1), 0) for name in names]))
+    running.send(readings([(name, hour(2), 400_000) for name in names]))
+    running.settled()
+    running.send(readings([(name, hour(3), 600_000) for name in names]))
+    return set(names)
+
+
+def test_what_was_not_settled_is_settled_by_the_next_writer(running: Running) -> None:
+    names = _crossing(running, 300)
+    running.restart()
+    assert running.writer._watch.waiting, "all was settled before: the test shows nothing"
+    running.settled()
+    rows = running.reader.alerts(None, None, 1000)
+    assert {row._mapping["id"] for row in rows} == names
+    assert len(rows) == len(names)
+
+
+def test_a_database_locked_while_limits_are_settled(running: Running) -> None:
+    names = _crossing(running, 2000)
+    other = hold(running, 6.0)  # beyond the busy timeout
+    assert running.writer._watch.waiting, "all was settled before: the test shows nothing"
+    other.join()
+    running.settled()
+    assert running.failure is None
+    rows = running.reader.alerts(None, None, 5000)
+    assert {row._mapping["id"] for row in rows} == names
 
 
 def test_healthy_meters_are_left_alone(running: Running) -> None:

@@ -44,8 +44,9 @@ class Kept:
         self.parts.append(readings)
         self.held += len(readings)
 
-    def tick(self) -> None:
+    def tick(self) -> float:
         self._called("tick")
+        return 1.0
 
     def close(self) -> None:
         self._called("close")
