@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -359,28 +360,32 @@ def _crossing(running: Running, count: int) -> set[str]:
     running.send(readings([(name, hour(1), 0) for name in names]))
     running.send(readings([(name, hour(2), 400_000) for name in names]))
     running.settled()
+    running.writer._settle_after = time.monotonic() + 3600  # until the test lets it
     running.send(readings([(name, hour(3), 600_000) for name in names]))
+    assert running.writer._watch.waiting == count
     return set(names)
 
 
 def test_what_was_not_settled_is_settled_by_the_next_writer(running: Running) -> None:
-    names = _crossing(running, 300)
+    names = _crossing(running, 50)
     running.restart()
-    assert running.writer._watch.waiting, "all was settled before: the test shows nothing"
     running.settled()
     rows = running.reader.alerts(None, None, 1000)
     assert {row._mapping["id"] for row in rows} == names
     assert len(rows) == len(names)
 
 
-def test_a_database_locked_while_limits_are_settled(running: Running) -> None:
-    names = _crossing(running, 2000)
+def test_a_database_locked_while_limits_are_settled(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = _crossing(running, 50)
     other = hold(running, 6.0)  # beyond the busy timeout
-    assert running.writer._watch.waiting, "all was settled before: the test shows nothing"
+    running.writer._settle_after = 0.0
     other.join()
     running.settled()
     assert running.failure is None
-    rows = running.reader.alerts(None, None, 5000)
+    assert "cannot look for crossed limits, trying again: database is locked" in caplog.messages
+    rows = running.reader.alerts(None, None, 1000)
     assert {row._mapping["id"] for row in rows} == names
 
 
