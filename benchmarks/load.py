@@ -56,9 +56,7 @@ def send(to: tuple[str, int], rows: Bytes, rate: float | None) -> Sent:
             if rate is None:
                 due = min(len(rows), sent + 1024)
             else:
-                due = min(len(rows), int((time.perf_counter() - began) * rate) + 1)
-                if due <= sent:
-                    time.sleep(_TICK)
-                    continue
+                time.sleep(_TICK)
+                due = min(len(rows), int((time.perf_counter() - began) * rate))
             sent += sender.send(rows[sent:due])
         return Sent(sent, time.perf_counter() - began, time.process_time() - used)
