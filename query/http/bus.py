@@ -41,6 +41,7 @@ class Bus:
             (zmq.LINGER, 0),
             (zmq.MAXMSGSIZE, LONGEST_MESSAGE),
             (zmq.RECONNECT_IVL_MAX, 1000),
+            (zmq.IPV6, int("[" in endpoint)),
         ):
             self._socket.setsockopt(option, value)
         try:
