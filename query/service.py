@@ -27,6 +27,7 @@ from storage.queries import Reader
 log = logging.getLogger("query")
 
 _IDLE = 250  # milliseconds between looks at the journal and at the stop flag when nobody asks
+_MOST_FORWARDED = 1000
 _WRITER_WITHIN = 1.5  # seconds in which the writer answers
 
 
@@ -132,6 +133,8 @@ class Service:
     def _forward(
         self, asker: _Asker, request: m.GetStatus | m.Change, kind: bytes, body: bytes
     ) -> None:
+        if len(self._forwarded) >= _MOST_FORWARDED:
+            raise BusError("unavailable", "too many requests wait for the writer: try again")
         self._tags += 1
         tag = self._tags.to_bytes(8, "little")
         deadline = time.monotonic() + _WRITER_WITHIN

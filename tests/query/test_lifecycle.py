@@ -24,7 +24,7 @@ from query import messages as m
 from query.client import Client
 from query.live import Live, Message
 from query.publisher import LiveAlert, LiveReading, LiveReadings
-from query.transport import ENCODERS, MSGPACK, BusError, ServiceAwayError
+from query.transport import ENCODERS, MSGPACK, REPLIES, BusError, ServiceAwayError
 from telemetry import meter_id
 from telemetry.formats import native
 from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
@@ -247,6 +247,24 @@ def test_a_frozen_writer(stack: Stack) -> None:
         stack.wait_until(lambda asker: asker.status().writer is not None)
         # What was said to be unsure was made before, not after.
         assert client.meter("reads").limit_wh == 6
+
+
+def test_what_waits_for_a_frozen_writer_is_bounded(stack: Stack) -> None:
+    asking: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    asking.setsockopt(zmq.LINGER, 0)
+    asking.connect(stack.query)
+    answered = {"status": 0, "unavailable": 0}
+    with frozen(part(stack, "writer")):
+        for _ in range(1100):
+            asking.send_multipart([b"", MSGPACK, ENCODERS[MSGPACK](m.GetStatus())])
+        while sum(answered.values()) < 1100:
+            assert asking.poll(5000), answered
+            reply = REPLIES.decode(*asking.recv_multipart()[-2:])
+            answered[reply.code if isinstance(reply, m.Failure) else "status"] += 1
+    asking.close()
+    assert answered == {"status": 1000, "unavailable": 100}
+    with stack.client() as client:
+        wait_until(lambda: client.status().writer is not None)
 
 
 def test_a_killed_writer_comes_back_and_nothing_is_lost(stack: Stack) -> None:
