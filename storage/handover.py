@@ -1,25 +1,21 @@
-"""Readings on their way from receiver to writer (docs/handover.md): frames and both halves."""
+"""From receiver to writer (docs/handover.md): the frames, and the receiver's half."""
 
 from __future__ import annotations
 
-import logging
 import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 import zmq
 
 from telemetry.readings import COLUMNS, Readings
 
-log = logging.getLogger("writer")
-
 BATCH, REPORT, CHANGE, STATUS = b"batch", b"report", b"change", b"status"
 COMMITTED, RESEND, ANSWER = b"committed", b"resend", b"answer"
-_NUMBER = struct.Struct("<Q")
+NUMBER = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
 _WIDTH = sum(np.dtype(dtype).itemsize for dtype in COLUMNS.values())
 
@@ -177,11 +173,11 @@ class Handover:
         self._send_from(number, most=1)
 
     def _send_from(self, number: int, most: int | None = None) -> None:
-        oldest = _NUMBER.pack(self._waiting.oldest)
+        oldest = NUMBER.pack(self._waiting.oldest)
         numbers = [n for n in self._waiting.bodies if n >= number][:most]
         for n in numbers:
             _, body = self._waiting.bodies[n]
-            self._socket.send_multipart([BATCH, _NUMBER.pack(n), oldest, body], copy=False)
+            self._socket.send_multipart([BATCH, NUMBER.pack(n), oldest, body], copy=False)
 
     def _hear(self, now: float) -> None:
         while True:
@@ -189,7 +185,7 @@ class Handover:
                 kind, octets = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            (number,) = _NUMBER.unpack(octets)
+            (number,) = NUMBER.unpack(octets)
             if kind == COMMITTED:
                 again = self._waiting.committed(number, now)
                 if again is not None:
@@ -197,105 +193,3 @@ class Handover:
             elif kind == RESEND:
                 self._waiting.progress = now
                 self._send_from(number)
-
-
-@dataclass
-class Inbox:
-    """The writer's half for one receiver: which batch comes next, and which are to be answered."""
-
-    expected: int
-    taken: int = 0  # the last number taken, answered once its commit is done
-    asked: int = 0  # the number last asked for again, so that one gap asks once
-
-    def judge(self, number: int, oldest: int) -> str:
-        """What to do with a batch of this number: ``take``, ``repeat`` or ``gap``.
-
-        What is older than the receiver's ``oldest`` is durable: a writer that was restarted may
-        first see a batch that was sent before the receiver knew.
-        """
-        self.expected = max(self.expected, oldest)
-        if number > self.expected:
-            return "gap"
-        if number < self.expected:
-            return "repeat"
-        self.expected += 1
-        self.taken = number
-        return "take"
-
-
-class Router:
-    """The writer's socket: batches in, what is durable out; changes and questions beside them."""
-
-    def __init__(self, endpoint: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 1000)
-        self._socket.setsockopt(zmq.RCVHWM, 1000)
-        self._socket.bind(endpoint)
-        self._inboxes: dict[bytes, Inbox] = {}
-        self._unanswered: set[bytes] = set()
-        self.readings: list[Readings] = []
-        self.reports: dict[bytes, bytes] = {}
-        self.requests: list[tuple[bytes, bytes, bytes, bytes]] = []
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def receive(self, timeout: float, most: int) -> int:
-        """Wait for messages and take in all that are there, up to ``most`` readings; how many."""
-        taken = 0
-        if not self._socket.poll(max(0, int(timeout * 1000))):
-            return taken
-        while taken < most:
-            try:
-                sender, kind, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            if kind == BATCH:
-                taken += self._batch(sender, *frames)
-            elif kind == REPORT:
-                self.reports[sender] = frames[0]
-            else:
-                tag, body = frames[0], frames[1] if len(frames) > 1 else b""
-                self.requests.append((sender, kind, tag, body))
-        return taken
-
-    def _batch(self, sender: bytes, number_: bytes, oldest_: bytes, body: bytes) -> int:
-        (number,), (oldest,) = _NUMBER.unpack(number_), _NUMBER.unpack(oldest_)
-        inbox = self._inboxes.setdefault(sender, Inbox(oldest))
-        try:
-            readings = unpack(body)
-        except ValueError as error:
-            log.error("a receiver sent what is no batch: %s", error)
-            return 0
-        verdict = inbox.judge(number, oldest)
-        if verdict == "gap":
-            if inbox.asked != inbox.expected:
-                inbox.asked = inbox.expected
-                self._tell(sender, RESEND, inbox.expected)
-            return 0
-        self._unanswered.add(sender)
-        if verdict == "repeat":
-            return 0
-        self.readings.append(readings)
-        return len(readings)
-
-    def take(self) -> Readings | None:
-        """The readings received since the last call, in order."""
-        if not self.readings:
-            return None
-        readings, self.readings = Readings.concatenate(self.readings), []
-        return readings
-
-    def committed(self) -> None:
-        """Tell the receivers that all that was taken is durable."""
-        for sender in self._unanswered:
-            self._tell(sender, COMMITTED, self._inboxes[sender].taken)
-        self._unanswered.clear()
-
-    def answer(self, sender: bytes, tag: bytes, reply: object) -> None:
-        """Answer a change or a question."""
-        self._socket.send_multipart([sender, ANSWER, tag, msgspec.json.encode(reply)])
-
-    def _tell(self, sender: bytes, kind: bytes, number: int) -> None:
-        self._socket.send_multipart([sender, kind, _NUMBER.pack(number)])

@@ -18,6 +18,7 @@ from storage import handover, journal, meters, schema
 from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMeter, check
 from storage.defaults import Defaults
 from storage.engine import StorageError, close_writer, keep_number, kept_number, open_writer
+from storage.inbox import Router
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.meter_index import UNKNOWN, MeterIndex, runs
 from storage.queries import Reader
@@ -56,7 +57,7 @@ class Writer:
         self._reader = Reader(data)
         self._watch = LimitWatch(self._reader, defaults)
         self._publisher = publisher
-        self._router = handover.Router(endpoint)
+        self._router = Router(endpoint)
         self._index = MeterIndex()
         self._limits: dict[int, int] = {}  # what meters said of themselves, by number
         self._started = _now()

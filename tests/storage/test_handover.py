@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 )
 
 from storage import handover
-from storage.handover import Handover, Inbox, Router, Waiting, pack, unpack
+from storage.handover import Handover, Waiting, pack, unpack
+from storage.inbox import Inbox, Router
 from telemetry.readings import COLUMNS, Readings
 
 SILENCE = 1.0

@@ -1,0 +1,116 @@
+"""The writer's half of the handover (docs/handover.md): batches in, what is durable out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import msgspec
+import zmq
+
+from storage.handover import ANSWER, BATCH, COMMITTED, NUMBER, REPORT, RESEND, unpack
+from telemetry.readings import Readings
+
+log = logging.getLogger("writer")
+
+
+@dataclass
+class Inbox:
+    """The writer's half for one receiver: which batch comes next, and which are to be answered."""
+
+    expected: int
+    taken: int = 0  # the last number taken, answered once its commit is done
+    asked: int = 0  # the number last asked for again, so that one gap asks once
+
+    def judge(self, number: int, oldest: int) -> str:
+        """What to do with a batch of this number: ``take``, ``repeat`` or ``gap``.
+
+        What is older than the receiver's ``oldest`` is durable: a writer that was restarted may
+        first see a batch that was sent before the receiver knew.
+        """
+        self.expected = max(self.expected, oldest)
+        if number > self.expected:
+            return "gap"
+        if number < self.expected:
+            return "repeat"
+        self.expected += 1
+        self.taken = number
+        return "take"
+
+
+class Router:
+    """The writer's socket: batches in, what is durable out; changes and questions beside them."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.setsockopt(zmq.RCVHWM, 1000)
+        self._socket.bind(endpoint)
+        self._inboxes: dict[bytes, Inbox] = {}
+        self._unanswered: set[bytes] = set()
+        self.readings: list[Readings] = []
+        self.reports: dict[bytes, bytes] = {}
+        self.requests: list[tuple[bytes, bytes, bytes, bytes]] = []
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def receive(self, timeout: float, most: int) -> int:
+        """Wait for messages and take in all that are there, up to ``most`` readings; how many."""
+        taken = 0
+        if not self._socket.poll(max(0, int(timeout * 1000))):
+            return taken
+        while taken < most:
+            try:
+                sender, kind, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            if kind == BATCH:
+                taken += self._batch(sender, *frames)
+            elif kind == REPORT:
+                self.reports[sender] = frames[0]
+            else:
+                tag, body = frames[0], frames[1] if len(frames) > 1 else b""
+                self.requests.append((sender, kind, tag, body))
+        return taken
+
+    def _batch(self, sender: bytes, number_: bytes, oldest_: bytes, body: bytes) -> int:
+        (number,), (oldest,) = NUMBER.unpack(number_), NUMBER.unpack(oldest_)
+        inbox = self._inboxes.setdefault(sender, Inbox(oldest))
+        try:
+            readings = unpack(body)
+        except ValueError as error:
+            log.error("a receiver sent what is no batch: %s", error)
+            return 0
+        verdict = inbox.judge(number, oldest)
+        if verdict == "gap":
+            if inbox.asked != inbox.expected:
+                inbox.asked = inbox.expected
+                self._tell(sender, RESEND, inbox.expected)
+            return 0
+        self._unanswered.add(sender)
+        if verdict == "repeat":
+            return 0
+        self.readings.append(readings)
+        return len(readings)
+
+    def take(self) -> Readings | None:
+        """The readings received since the last call, in order."""
+        if not self.readings:
+            return None
+        readings, self.readings = Readings.concatenate(self.readings), []
+        return readings
+
+    def committed(self) -> None:
+        """Tell the receivers that all that was taken is durable."""
+        for sender in self._unanswered:
+            self._tell(sender, COMMITTED, self._inboxes[sender].taken)
+        self._unanswered.clear()
+
+    def answer(self, sender: bytes, tag: bytes, reply: object) -> None:
+        """Answer a change or a question."""
+        self._socket.send_multipart([sender, ANSWER, tag, msgspec.json.encode(reply)])
+
+    def _tell(self, sender: bytes, kind: bytes, number: int) -> None:
+        self._socket.send_multipart([sender, kind, NUMBER.pack(number)])
