@@ -18,6 +18,7 @@ import tzlocal
 from platformdirs import user_data_path
 
 from storage.defaults import Defaults
+from storage.engine import Database
 from telemetry.formats import FORMATS
 
 LOOPBACK = "127.0.0.1"
@@ -61,6 +62,11 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def directory(self) -> Path:
         """The one directory that holds all data."""
         return Path(self.data).expanduser() if self.data else user_data_path("wattbus")
+
+    @property
+    def database(self) -> Database:
+        """The database, in the directory of all data."""
+        return Database(self.directory)
 
     @property
     def writer_endpoint(self) -> str:

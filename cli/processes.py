@@ -165,7 +165,7 @@ def writer(settings: Config, stop: threading.Event) -> None:
 
     with _only_writer(settings.directory):
         publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
-        part = Writer(settings.directory, settings.writer_endpoint, settings.defaults, publisher)
+        part = Writer(settings.database, settings.writer_endpoint, settings.defaults, publisher)
         logging.getLogger("writer").info(
             "writing to %s, publishing on %s", settings.directory, publisher.endpoint
         )
@@ -198,7 +198,7 @@ def query(settings: Config, stop: threading.Event) -> None:
 
     service = _bound(
         lambda: Service(
-            settings.directory,
+            settings.database,
             settings.endpoint("query"),
             settings.writer_endpoint,
             settings.defaults,

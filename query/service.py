@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -21,7 +20,7 @@ from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusErr
 from storage import handover
 from storage.changes import ChangeRefusedError, check
 from storage.defaults import Defaults
-from storage.engine import StorageError
+from storage.engine import Database, StorageError
 from storage.queries import Reader
 
 log = logging.getLogger("query")
@@ -52,10 +51,15 @@ class Service:
     """One ROUTER socket; everything happens on the thread that calls ``run``."""
 
     def __init__(
-        self, data: Path, address: str, writer_endpoint: str, defaults: Defaults, version: str
+        self,
+        database: Database,
+        address: str,
+        writer_endpoint: str,
+        defaults: Defaults,
+        version: str,
     ) -> None:
         """Bind ``address`` (``tcp://host:port``); raises zmq.ZMQError when it cannot be had."""
-        self._data, self._defaults, self._version = data, defaults, version
+        self._database, self._defaults, self._version = database, defaults, version
         self._reader: Reader | None = None
         self._started = int(time.time() * 1000)
         self._socket, self.endpoint = listen(zmq.ROUTER, address, LONGEST_REQUEST, linger=1000)
@@ -84,17 +88,19 @@ class Service:
 
     def _keep_up(self) -> None:
         """Take in what was committed while nobody asks, so that the next question finds it."""
-        with suppress(BusError):  # said to whoever asks
-            self._current_reader()
+        with suppress(BusError), self._snapshot():  # said to whoever asks
+            pass
 
-    def _current_reader(self) -> Reader:
+    @contextmanager
+    def _snapshot(self) -> Iterator[Reader]:
+        """The database as it is now; what it cannot answer becomes a BusError."""
         try:
             if self._reader is None:
-                self._reader = Reader(self._data)
-            self._reader.refresh()
+                self._reader = Reader(self._database)
+            with self._reader.snapshot():
+                yield self._reader
         except (StorageError, DBAPIError) as error:
             raise BusError("unavailable", str(getattr(error, "orig", error))) from None
-        return self._reader
 
     def _take_request(self) -> None:
         frames = self._socket.recv_multipart()
@@ -128,7 +134,8 @@ class Service:
         if isinstance(request, m.GetStatus):
             self._forward(asker, request, handover.STATUS, b"")
             return None
-        return answer(request, Answers(self._current_reader(), self._defaults, self._version))
+        with self._snapshot() as reader:
+            return answer(request, Answers(reader, self._defaults, self._version))
 
     def _forward(
         self, asker: _Asker, request: m.GetStatus | m.Change, kind: bytes, body: bytes
@@ -156,8 +163,8 @@ class Service:
             return self._status(msgspec.convert(told, m.WriterStatus))
         if "error" in told:
             raise BusError(told["error"]["code"], told["error"]["message"])
-        reader = self._current_reader()
-        return meter_info(reader.by_number(told["number"]), self._defaults)
+        with self._snapshot() as reader:
+            return meter_info(reader.by_number(told["number"]), self._defaults)
 
     def _give_up(self) -> None:
         """Answer for a writer that is away."""
@@ -177,16 +184,16 @@ class Service:
         return self._status(None)
 
     def _status(self, writer: m.WriterStatus | None) -> m.Status:
-        reader = self._current_reader()
-        return m.Status(
-            version=self._version,
-            now_ms=int(time.time() * 1000),
-            started_ms=self._started,
-            meters=reader.meter_count(),
-            readings=reader.readings,
-            database_octets=reader.octets,
-            writer=writer,
-        )
+        with self._snapshot() as reader:
+            return m.Status(
+                version=self._version,
+                now_ms=int(time.time() * 1000),
+                started_ms=self._started,
+                meters=reader.meter_count(),
+                readings=reader.readings(),
+                database_octets=reader.octets,
+                writer=writer,
+            )
 
     def _reply(self, asker: _Asker, make: Callable[[], m.Reply | None]) -> None:
         """Send what ``make`` answers, if it does, or the error that it raises."""

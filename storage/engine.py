@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,20 +29,27 @@ class StorageError(Exception):
     """The database cannot be used; the message says why and what to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the data stand: in a directory, with the SQLite database in it."""
+
+    data: Path
+
+
 def database_path(data: Path) -> Path:
     """Where the database stands in the data directory."""
     return data / "wattbus.sqlite3"
 
 
-def open_writer(data: Path) -> Engine:
+def open_writer(database: Database) -> Engine:
     """The engine of the one process that writes; makes the directory and the tables if need be.
 
     Raises StorageError.
     """
+    data = database.data
     try:
         data.mkdir(parents=True, exist_ok=True)
         engine = _engine(f"file:{_quoted(database_path(data))}?mode=rwc", _WRITER_PRAGMAS)
-        event.listen(engine, "begin", _begin_immediate)
         with engine.begin() as connection:
             schema.metadata.create_all(connection)
             _check_version(connection)
@@ -59,9 +67,9 @@ def close_writer(engine: Engine) -> None:
     engine.dispose()
 
 
-def open_reader(data: Path) -> Engine:
+def open_reader(database: Database) -> Engine:
     """An engine that only reads. Raises StorageError where there is no database yet."""
-    path = database_path(data)
+    path = database_path(database.data)
     if not path.exists():
         raise StorageError(f"there is no database at {path} yet: start the writer first")
     engine = _engine(f"file:{_quoted(path)}?mode=ro", _READER_PRAGMAS)
@@ -69,7 +77,7 @@ def open_reader(data: Path) -> Engine:
         with engine.connect() as connection:
             _check_version(connection)
     except sa.exc.DBAPIError as error:
-        raise StorageError(_plain(error, data)) from error
+        raise StorageError(_plain(error, database.data)) from error
     return engine
 
 
@@ -85,6 +93,8 @@ def _engine(uri: str, pragmas: tuple[str, ...]) -> Engine:
         max_overflow=0 if writes else 4,
     )
 
+    event.listen(engine, "begin", _begin_immediate if writes else _begin)
+
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _record: Any) -> None:
         for pragma in pragmas:
@@ -96,6 +106,10 @@ def _engine(uri: str, pragmas: tuple[str, ...]) -> Engine:
 def _begin_immediate(connection: sa.Connection) -> None:
     # The driver is in autocommit mode; the write lock is taken at once, never half way through.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
 def keep_number(connection: sa.Connection, key: str, number: int) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import sqlalchemy as sa
 
 from storage import journal, meters, schema
-from storage.engine import StorageError, database_path, open_reader
+from storage.engine import Database, StorageError, database_path, open_reader
 from storage.meters import Meter
 from storage.tail import Tail
 from telemetry.intervals import Replacement
@@ -31,24 +31,43 @@ class UnknownMeterError(LookupError):
 
 
 class Reader:
-    """Reads the database of one data directory; sees every commit. Not thread-safe."""
+    """Reads one database. Everything is asked inside a ``snapshot``. Not thread-safe."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, database: Database) -> None:
         """Open the database; raises StorageError where there is none yet."""
-        self._path = database_path(data)
-        self._engine = open_reader(data)
+        self._path = database_path(database.data)
+        self._engine = open_reader(database)
         self._tail = Tail()
         self._last = 0
+        self._current: sa.Connection | None = None
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
 
-    def refresh(self) -> None:
-        """Take in what was committed since the last call; raises StorageError on damage."""
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See the database as it is now, all that is committed, until the end of the block.
+
+        Raises StorageError on damage.
+        """
+        with self._engine.connect() as connection, connection.begin():
+            self._current = connection
+            try:
+                self._follow_journal()
+                yield
+            finally:
+                self._current = None
+
+    @property
+    def _connection(self) -> sa.Connection:
+        assert self._current is not None, "outside a snapshot"
+        return self._current
+
+    def _follow_journal(self) -> None:
+        """Take in the journal's new rows."""
         while True:
-            with self._engine.connect() as connection:
-                rows = connection.execute(_NEW, {"last": self._last}).all()
+            rows = self._connection.execute(_NEW, {"last": self._last}).all()
             for number, body in rows:
                 try:
                     self._tail.add(journal.decode(body))
@@ -64,33 +83,28 @@ class Reader:
         files = (self._path, self._path.with_name(self._path.name + "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
-    @property
     def readings(self) -> int:
         """Values stored, repeats among them."""
         return len(self._tail)
 
     def meter(self, name: str) -> Meter:
         """The meter of an id; UnknownMeterError, or ValueError for what is no id."""
-        with self._engine.connect() as connection:
-            found = meters.find(connection, name)
+        found = meters.find(self._connection, name)
         if found is None:
             raise UnknownMeterError(meters.unknown(name))
         return found
 
     def by_number(self, number: int) -> Meter:
         """The meter with this number."""
-        with self._engine.connect() as connection:
-            return meters.by_number(connection, number)
+        return meters.by_number(self._connection, number)
 
     def meters(self, prefix: str, after: str, most: int) -> list[Meter]:
         """A page of meters by id."""
-        with self._engine.connect() as connection:
-            return meters.page(connection, prefix, after, most)
+        return meters.page(self._connection, prefix, after, most)
 
     def meter_count(self) -> int:
         """How many meters there are."""
-        with self._engine.connect() as connection:
-            return meters.count(connection)
+        return meters.count(self._connection)
 
     def series(self, meter: Meter, register: Register) -> Series:
         """A register's readings in the order of their acceptance."""
@@ -98,8 +112,7 @@ class Reader:
 
     def replacements(self, meter: Meter) -> list[Replacement]:
         """The exchanges of a meter's device."""
-        with self._engine.connect() as connection:
-            return meters.replacements(connection, meter.number)
+        return meters.replacements(self._connection, meter.number)
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
@@ -123,5 +136,4 @@ class Reader:
         if before is not None:
             query = query.where(schema.alerts.c.number < before)
         query = query.order_by(schema.alerts.c.number.desc()).limit(most)
-        with self._engine.connect() as connection:
-            return connection.execute(query).all()
+        return self._connection.execute(query).all()

@@ -42,6 +42,7 @@ meters = Table(
     Column("price", String(32)),
     Column("modulus_wh", BigInteger),  # where the register rolls over
     Column("max_power_w", BigInteger),
+    Column("daily_zone", String(64)),  # whose days the rows in ``daily`` are
     Column("created_ms", BigInteger, nullable=False),
 )
 
@@ -63,6 +64,42 @@ journal = Table(
     Column("last_ms", BigInteger, nullable=False),
     Column("readings", Integer, nullable=False),
     Column("body", LargeBinary, nullable=False),
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("shift", Integer, nullable=False),  # the group is the meters with number >> shift = grp
+    Column("grp", Integer, nullable=False),
+    Column("first_ms", BigInteger, nullable=False),
+    Column("last_ms", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),  # the last row of the journal that is in it
+    Column("readings", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("blocks_by_group", "shift", "grp", "first_ms", "last_ms"),
+)
+
+latest = Table(
+    "latest",
+    metadata,
+    Column("meter", Integer, primary_key=True, autoincrement=False),
+    Column("register", Integer, primary_key=True, autoincrement=False),
+    Column("time_ms", BigInteger, nullable=False),
+    Column("value", BigInteger, nullable=False),
+    Column("status", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+daily = Table(
+    "daily",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),  # 20260131, in the meter's zone
+    Column("meter", Integer, primary_key=True, autoincrement=False),
+    Column("wh", BigInteger, nullable=False),
+    Column("covered_ms", Integer, nullable=False),  # how much of the day the readings reach over
+    Column("flags", Integer, nullable=False),  # telemetry.intervals.Flag
+    sqlite_with_rowid=False,
 )
 
 alerts = Table(

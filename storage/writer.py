@@ -7,7 +7,6 @@ import statistics
 import threading
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -17,7 +16,14 @@ import sqlalchemy as sa
 from storage import handover, journal, meters, schema
 from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMeter, check
 from storage.defaults import Defaults
-from storage.engine import StorageError, close_writer, keep_number, kept_number, open_writer
+from storage.engine import (
+    Database,
+    StorageError,
+    close_writer,
+    keep_number,
+    kept_number,
+    open_writer,
+)
 from storage.inbox import Router
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.meter_index import UNKNOWN, MeterIndex, runs
@@ -51,10 +57,12 @@ class Publisher(Protocol):
 class Writer:
     """Commits what receivers hand over; everything happens on the thread that calls ``run``."""
 
-    def __init__(self, data: Path, endpoint: str, defaults: Defaults, publisher: Publisher) -> None:
+    def __init__(
+        self, database: Database, endpoint: str, defaults: Defaults, publisher: Publisher
+    ) -> None:
         """Open the database and the socket; raises StorageError or zmq.ZMQError."""
-        self._engine = open_writer(data)
-        self._reader = Reader(data)
+        self._engine = open_writer(database)
+        self._reader = Reader(database)
         self._watch = LimitWatch(self._reader, defaults)
         self._publisher = publisher
         self._router = Router(endpoint)
@@ -196,8 +204,7 @@ class Writer:
         if not self._watch.waiting or self._postponed():
             return
         try:
-            self._reader.refresh()
-            with self._engine.begin() as connection:
+            with self._reader.snapshot(), self._engine.begin() as connection:
                 alerts = self._watch.work(connection, _SETTLING)
         except sa.exc.OperationalError as error:
             log.error("cannot look for crossed limits, trying again: %s", error.orig)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from storage import handover, journal, schema
 from storage.changes import Change, ChangeMeter, ReplaceMeter
 from storage.defaults import Defaults
 from storage.energy import energy_curve
-from storage.engine import StorageError, database_path, open_reader, open_writer
+from storage.engine import Database, StorageError, database_path, open_reader, open_writer
 from storage.handover import Handover
 from storage.limit_watch import LimitAlert
 from storage.queries import Reader
@@ -79,11 +80,12 @@ class Running:
         self.receiver = Handover(self.endpoint, lambda waiting: b'{"waiting":%d}' % waiting)
         self._asking = handover.dealer(self.endpoint)
         self._reader: Reader | None = None
+        self._looking = ExitStack()
         self.failure: BaseException | None = None
         self.start()
 
     def start(self) -> None:
-        self.writer = Writer(self.data, self.endpoint, self.defaults, self.published)
+        self.writer = Writer(Database(self.data), self.endpoint, self.defaults, self.published)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -108,6 +110,7 @@ class Running:
         self.stop()
         self.receiver._socket.close()
         self._asking.close()
+        self._looking.close()
         if self._reader is not None:
             self._reader.close()
 
@@ -151,9 +154,11 @@ class Running:
 
     @property
     def reader(self) -> Reader:
+        """A reader that sees what is committed by now, until this is asked for again."""
         if self._reader is None:
-            self._reader = Reader(self.data)
-        self._reader.refresh()
+            self._reader = Reader(Database(self.data))
+        self._looking.close()
+        self._looking.enter_context(self._reader.snapshot())
         return self._reader
 
     def stored(self, id: str) -> list[tuple[int, int]]:
@@ -355,7 +360,7 @@ def test_every_change_may_be_repeated(running: Running) -> None:
 
 
 def test_what_makes_a_commit_durable(tmp_path: Path) -> None:
-    engine = open_writer(tmp_path)
+    engine = open_writer(Database(tmp_path))
     with engine.connect() as connection:
         for pragma, value in (
             ("journal_mode", "wal"),
@@ -368,7 +373,7 @@ def test_what_makes_a_commit_durable(tmp_path: Path) -> None:
 
 
 def test_a_reader_cannot_write(running: Running) -> None:
-    engine = open_reader(running.data)
+    engine = open_reader(Database(running.data))
     with (
         engine.connect() as connection,
         pytest.raises(sa.exc.OperationalError, match="readonly"),
@@ -379,7 +384,7 @@ def test_a_reader_cannot_write(running: Running) -> None:
 
 def test_there_is_no_reader_before_there_is_a_database(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="start the writer first"):
-        open_reader(tmp_path)
+        open_reader(Database(tmp_path))
 
 
 def hold(running: Running, seconds: float) -> threading.Thread:
@@ -462,7 +467,7 @@ def test_a_second_writer(tmp_path: Path) -> None:
 
 
 def test_a_database_of_a_newer_schema(tmp_path: Path) -> None:
-    engine = open_writer(tmp_path)
+    engine = open_writer(Database(tmp_path))
     with engine.begin() as connection:
         newer = schema.info.update().where(schema.info.c.key == "schema").values(value="99")
         connection.execute(newer)
@@ -472,7 +477,7 @@ def test_a_database_of_a_newer_schema(tmp_path: Path) -> None:
     assert "has schema 99, newer than this Wattbus knows" in said
     assert "install the newer Wattbus again, or restore a backup" in said
     with pytest.raises(StorageError, match="schema 99"):
-        open_reader(tmp_path)
+        open_reader(Database(tmp_path))
     with sqlite3.connect(database_path(tmp_path)) as plain:  # nothing was changed
         assert not plain.execute("select 1 from sqlite_master where name = 'alerts'").fetchall()
     plain.close()
