@@ -18,6 +18,7 @@ from telemetry.readings import Series
 from telemetry.registers import Register
 
 _BODIES_A_READ = 256
+_MOST_REMEMBERED = 100_000
 _NEW = (
     sa.select(schema.journal.c.id, schema.journal.c.body)
     .where(schema.journal.c.id > sa.bindparam("last"))
@@ -46,6 +47,7 @@ class Reader:
         self._engine = open_reader(database)
         self._tail = Tail()
         self._watermark = watermark.Watermark()
+        self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
         self._last = 0
         self._current: sa.Connection | None = None
 
@@ -74,7 +76,10 @@ class Reader:
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
-        self._watermark = watermark.read(self._connection)
+        reached = watermark.read(self._connection)
+        if reached != self._watermark or len(self._oldest) > _MOST_REMEMBERED:
+            self._oldest.clear()
+        self._watermark = reached
         self._last = max(self._last, self._watermark.sealed)
         while True:
             rows = self._connection.execute(_NEW, {"last": self._last}).all()
@@ -156,7 +161,10 @@ class Reader:
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
-        sealed = history.oldest(self._connection, self._watermark, meter.number, register.code)
+        key = meter.number, register.code
+        if key not in self._oldest:
+            self._oldest[key] = history.oldest(self._connection, self._watermark, *key)
+        sealed = self._oldest[key]
         tail = self._tail.series(meter.number, register.code).time
         if not len(tail):
             return sealed
