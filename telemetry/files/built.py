@@ -216,6 +216,10 @@ def _check(points: Points, stored: Points, show: Callable[[int], str]) -> None:
         )
     first = int(stored.time.searchsorted(points.time[0]))
     last = int(stored.time.searchsorted(points.time[-1], side="right"))
+    shares_start = first < len(stored) and stored.time[first] == points.time[0]
+    if first and not shares_start and stored.value[first - 1] > points.value[0]:
+        shown, there = int(points.value[0]), int(stored.value[first - 1])
+        raise _disagreement(int(stored.time[first - 1]), shown, there, show)
     time, value = stored.time[first:last], stored.value[first:last]
     lower = points.value[points.time.searchsorted(time, side="right") - 1]
     upper = points.value[points.time.searchsorted(time)]
