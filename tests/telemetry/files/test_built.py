@@ -153,6 +153,29 @@ def test_a_file_with_gaps_before_what_is_stored_ends_there() -> None:
     ).all()
 
 
+@given(
+    st.lists(st.tuples(WHOLE, st.booleans()), min_size=1, max_size=25),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 60)), max_size=6),
+)
+def test_what_is_accepted_is_right_and_what_is_stored_stays(
+    wanted: list[tuple[int, bool]], known: list[tuple[int, int]]
+) -> None:
+    """Whatever a real register showed: refused, or each interval has its energy and none falls."""
+    rising = dict(zip(sorted({at for at, _ in known}), sorted(v for _, v in known), strict=False))
+    stored = points(*((at, 10_000 + value) for at, value in rising.items()))
+    skip = tuple(at for at, (_, there) in enumerate(wanted) if not there)
+    part = intervals(3, [energy % (4 * MICRO) for energy, _ in wanted], skip)
+    try:
+        found = placed(part, stored)
+    except FileError:
+        return
+    both = store(stored, found)
+    assert (np.diff(both.value) >= 0).all()
+    at_start = both.value[both.time.searchsorted(part.start)]
+    at_end = both.value[both.time.searchsorted(part.end)]
+    assert ((at_end - at_start) * MICRO == part.energy).all()
+
+
 def test_between_real_readings_the_gaps_have_the_difference() -> None:
     found = placed(intervals(4, [MICRO, MICRO]), points((0, 100), (10, 110)))
     assert found.value.tolist() == [100, 101, 102]
