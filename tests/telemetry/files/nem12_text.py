@@ -19,6 +19,6 @@ def file(*records: str) -> str:
     return "".join(["100,NEM12,202404010000,MDP1,Ret1\r\n", *records, "900\r\n"])
 
 
-def days(month: str, count: int, value: str = "0.5", **of: str) -> str:
+def days(month: str, count: int, value: str = "0.5") -> str:
     """A file of a month's first days, the same energy in every half hour."""
-    return file(channel(**of), *(day(f"{month}{n:02}", [value] * 48) for n in range(1, count + 1)))
+    return file(channel(), *(day(f"{month}{n:02}", [value] * 48) for n in range(1, count + 1)))

@@ -39,14 +39,14 @@ def placed(part: Intervals, stored: Points) -> Points:
 
 def store(stored: Points, new: Points) -> Points:
     """What is settled after new readings: one an instant, the newest value, all status bits."""
-    both = {int(time): (int(value), int(bits)) for time, value, bits in columns(stored)}
-    for time, value, bits in columns(new):
-        before = both.get(time)
-        assert before is None or before[0] == value, "a stored value was changed"
-        both[time] = value, bits | (before[1] if before else 0)
-    time = sorted(both)
-    value, bits = zip(*(both[each] for each in time), strict=True)
-    return Points(np.array(time, np.int64), np.array(value, np.int64), np.array(bits, np.uint16))
+    both = {at: (shown, status) for at, shown, status in columns(stored)}
+    for at, shown, status in columns(new):
+        before = both.get(at)
+        assert before is None or before[0] == shown, "a stored value was changed"
+        both[at] = shown, status | (before[1] if before else 0)
+    rows = [(time, *both[time]) for time in sorted(both)]
+    time, value, bits = np.array(rows, np.int64).reshape(-1, 3).T
+    return Points(time.copy(), value.copy(), bits.astype(np.uint16))
 
 
 def columns(of: Points) -> list[tuple[int, int, int]]:
