@@ -148,9 +148,9 @@ class Handover:
             self._socket.send_multipart([REPORT, self._report(self.undelivered)])
         return max(0.0, self._since + _OLD - now) if self._parts else _REPORT_EVERY
 
-    def close(self, within: float = _CLOSE_WITHIN) -> None:
+    def close(self, within: float | None = None) -> None:
         """Hand everything over and wait until it is durable, at most 15 s; then close."""
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + (_CLOSE_WITHIN if within is None else within)
         if self._parts:
             self._send(time.monotonic())
         while self._waiting.bodies and (now := time.monotonic()) < deadline:

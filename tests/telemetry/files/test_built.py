@@ -200,6 +200,7 @@ def test_a_real_register_goes_on_from_a_file_that_ends_at_its_first_reading() ->
             "would show 6 at 1800000, but 16",
         ),
         (intervals(0, [5 * MICRO]), points((1, 2)), "below 0"),
+        (intervals(6, [10 * MICRO] * 6), points((0, 100), (10, 105)), "but 100 is stored"),
         (
             intervals(4, [5 * MICRO]),
             points((0, 100), (10, 102)),
