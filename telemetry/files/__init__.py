@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 
 # Wide enough for any meter, narrow enough that decimals of so many digits are never rounded.
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,15}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,16}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})", re.ASCII)
 
 
 class FileError(ValueError):

@@ -135,6 +135,14 @@ def test_values_are_rounded_to_the_step_of_the_register() -> None:
     assert read("time,energy_import_kwh\n1709294400,0.0014999\n", "k") == [(1, NOON, 1, 0, 0)]
 
 
+def test_the_bounds_of_registers_can_be_read() -> None:
+    for register in REGISTERS:
+        for raw in (register.minimum, register.maximum):
+            expected = [(register.code, 0, raw, 0, 0)]
+            assert read(f"time,{register.name}_raw\n0,{raw}\n", "k") == expected
+            assert read(f"time,{register.obis}\n0,{register.value(raw):f}\n", "k") == expected
+
+
 def test_many_rows_come_in_parts() -> None:
     rows = "".join(f"{n},{n}\n" for n in range(40_000))
     parts = list(parse(io.StringIO("time,energy_import\n" + rows), id="k", latest_ms=LATEST))
