@@ -128,7 +128,7 @@ def build(
             points = place(
                 merge(parts, instant_text), stored.points(high, low, channel.register), instant_text
             )
-        except FileError as error:
+        except ValueError as error:  # FileError is one; another is an id too long for its /2
             raise FileError(f"meter {name}, {channel.suffix}: {error}") from None
         count = len(points)
         built.append(

@@ -281,6 +281,7 @@ def test_wrong_arguments_of_import(stack: Stack) -> None:
         (["/no/such/file"], "cannot read /no/such/file: No such file"),
         ([str(DATA)], f"cannot read {DATA}: Is a directory"),
         ([EXAMPLES[1], "--id", "x"], "--id names one meter, but the files are of 2"),
+        ([EXAMPLES[1], "--id", "x"], "NCDE001111, NDDD001888"),
         ([EXAMPLES[1], "--utc-offset", "ten"], "'ten' is no offset from UTC"),
         ([EXAMPLES[1], "--format", "csv", "--id", "x"], "line 1: "),
     ):
