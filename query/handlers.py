@@ -206,6 +206,8 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
         scaler=register.scaler,
         time_ms=settled.time[page].tolist(),
         raw=settled.value[page].tolist(),
+        status=settled.status[page].tolist(),
+        epoch=settled.epoch[page].tolist(),
         next=int(settled.time[most]) if len(settled) > most else None,
     )
 

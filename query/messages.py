@@ -204,6 +204,8 @@ class Values(Reply, tag="values", frozen=True):
     scaler: int
     time_ms: list[int]
     raw: list[int]
+    status: list[int]
+    epoch: list[int]
     next: int | None
 
 
