@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from cli import commands, config, meter, meter_options, processes, repl, serve, watch
+from cli import commands, config, meter, meter_options, migrate, processes, repl, serve, watch
 
 # Programs: name, summary, description, arguments, main.
 _Program = tuple[
@@ -41,6 +41,12 @@ _PROGRAMS: tuple[_Program, ...] = (
         "start only the HTTP shim",
         config.add_arguments,
         partial(processes.run, processes.http),
+    ),
+    (
+        "migrate",
+        "bring the database to the schema of this version",
+        migrate.add_arguments,
+        migrate.run,
     ),
 )
 _EPILOG = """\

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -15,8 +16,13 @@ from sqlalchemy.pool import QueuePool
 
 from storage import schema
 
+if TYPE_CHECKING:
+    from storage.migrate import Report
+
 # On every connection that writes. FULL: the WAL is synced at each commit, before it returns.
+# That a file can shrink is settled before anything is written to it, the WAL's mark included.
 _WRITER_PRAGMAS = (
+    "PRAGMA auto_vacuum = INCREMENTAL",
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
@@ -41,19 +47,18 @@ def database_path(data: Path) -> Path:
     return data / "wattbus.sqlite3"
 
 
-def open_writer(database: Database) -> Engine:
+def open_writer(database: Database, report: Report | None = None) -> Engine:
     """The engine of the one process that writes; makes the directory and the tables if need be.
 
-    Raises StorageError.
+    A database of an older schema is migrated, which ``report`` is told. Raises StorageError.
     """
+    from storage.migrate import migrate  # which stands on this module
+
     data = database.data
     try:
         data.mkdir(parents=True, exist_ok=True)
         engine = _engine(f"file:{_quoted(database_path(data))}?mode=rwc", _WRITER_PRAGMAS)
-        with engine.begin() as connection:
-            schema.metadata.create_all(connection)
-            _check_version(connection)
-            keep_number(connection, "schema", schema.VERSION)
+        migrate(engine, date.today(), report)
     except (OSError, sa.exc.DBAPIError) as error:
         raise StorageError(_plain(error, data)) from error
     return engine
@@ -67,15 +72,19 @@ def close_writer(engine: Engine) -> None:
     engine.dispose()
 
 
-def open_reader(database: Database) -> Engine:
-    """An engine that only reads. Raises StorageError where there is no database yet."""
+def open_reader(database: Database, *, older: bool = False) -> Engine:
+    """An engine that only reads; of an ``older`` schema only if asked for.
+
+    Raises StorageError where there is no database yet.
+    """
     path = database_path(database.data)
     if not path.exists():
         raise StorageError(f"there is no database at {path} yet: start the writer first")
     engine = _engine(f"file:{_quoted(path)}?mode=ro", _READER_PRAGMAS)
     try:
         with engine.connect() as connection:
-            _check_version(connection)
+            if not older:
+                _check_version(connection)
     except sa.exc.DBAPIError as error:
         raise StorageError(_plain(error, database.data)) from error
     return engine
@@ -129,11 +138,14 @@ def kept_number(connection: sa.Connection, key: str) -> int:
 
 
 def _check_version(connection: sa.Connection) -> None:
-    found = kept_number(connection, "schema")
-    if found > schema.VERSION:
+    from storage.migrate import refuse_newer  # which stands on this module
+
+    number = kept_number(connection, "schema")
+    refuse_newer(number)
+    if number < schema.VERSION:
         raise StorageError(
-            f"the database has schema {found}, newer than this Wattbus knows "
-            f"({schema.VERSION}): install the newer Wattbus again, or restore a backup"
+            f"the database has schema {number}, this Wattbus uses {schema.VERSION}: start the "
+            "writer, or run `wattbus migrate`, and ask again when the database is migrated"
         )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 1
+VERSION = 2  # each has its step in storage/migrations/versions
 
 metadata = MetaData()
 
@@ -42,8 +42,8 @@ meters = Table(
     Column("price", String(32)),
     Column("modulus_wh", BigInteger),  # where the register rolls over
     Column("max_power_w", BigInteger),
-    Column("daily_zone", String(64)),  # whose days the rows in ``daily`` are
     Column("created_ms", BigInteger, nullable=False),
+    Column("daily_zone", String(64)),  # whose days the rows in ``daily`` are
 )
 
 replacements = Table(
