@@ -77,13 +77,17 @@ def open_reader(database: Database, *, older: bool = False) -> Engine:
 
     Raises StorageError where there is no database yet.
     """
+    from storage.migrate import found  # which stands on this module
+
     path = database_path(database.data)
     if not path.exists():
         raise StorageError(f"there is no database at {path} yet: start the writer first")
     engine = _engine(f"file:{_quoted(path)}?mode=ro", _READER_PRAGMAS)
     try:
         with engine.connect() as connection:
-            if not older:
+            if older:
+                found(connection)
+            else:
                 _check_version(connection)
     except sa.exc.DBAPIError as error:
         raise StorageError(_plain(error, database.data)) from error
