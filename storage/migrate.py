@@ -23,7 +23,6 @@ from storage.engine import (
 
 log = logging.getLogger("migrate")
 
-_LOCK = 0x57_42_6D  # of PostgreSQL's advisory locks: one migration at a time
 # Alembic's own; it follows info.schema, which is what people are told.
 _STAMP = sa.Table(
     "alembic_version",
@@ -96,7 +95,7 @@ def migrate(engine: Engine, today: date, report: Report | None = None) -> int:
     Raises StorageError, and sqlalchemy.exc.DBAPIError where the database cannot be read.
     """
     report = report or Report()
-    with _alone(engine) as connection:
+    with _transaction(engine) as connection:
         number = found(connection)
         if number == 0:
             schema.metadata.create_all(connection)
@@ -148,11 +147,11 @@ def stamp(connection: sa.Connection, number: int) -> None:
 
 def upgrade(connection: sa.Connection, number: int) -> None:
     """Make a schema out of the one before it, in the transaction that is open; Alembic's part."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it names its internals
     # Slow to import, and seldom needed.
     from alembic import command
     from alembic.config import Config
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it names its internals
     config = Config()
     config.set_main_option("script_location", "storage:migrations")
     config.attributes["connection"] = connection
@@ -161,7 +160,7 @@ def upgrade(connection: sa.Connection, number: int) -> None:
 
 def _step(engine: Engine, number: int) -> None:
     try:
-        with _alone(engine) as connection:
+        with _transaction(engine) as connection:
             if found(connection) != number - 1:
                 return  # another process was quicker
             stamp(connection, number - 1)  # schema 1 came without Alembic's table
@@ -201,11 +200,11 @@ def _prepare(engine: Engine, number: int, today: date, report: Report) -> None:
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[sa.Connection]:
-    """A transaction that no other migration runs beside."""
-    with engine.begin() as connection:  # on SQLite this takes the write lock
+def _transaction(engine: Engine) -> Iterator[sa.Connection]:
+    """A transaction that may take its time; on SQLite it holds the write lock from the start."""
+    with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         yield connection
 
 

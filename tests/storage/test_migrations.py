@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import signal
@@ -575,6 +576,7 @@ def test_serve_migrates(make_stack: Callable[..., Stack], tmp_path: Path) -> Non
     log = stack.log.read_text()
     assert re.search(r"migrate +making a backup first: ", log)
     assert "Traceback" not in log
+    assert "alembic" not in log
     stack.wait_for("kitchen", NOW + 11 * HOUR)
     assert stack.stop() == 0
     check_answers(tmp_path / "data")
@@ -590,6 +592,22 @@ def test_serve_waits_for_a_part_that_says_it_is_slow(
     child.start()
     assert child.wait_ready(threading.Event()) == ready
     child.stop()
+
+
+@pytest.mark.parametrize(("older", "says"), [(True, b"s1"), (False, b"1")])
+def test_a_writer_that_migrates_says_that_it_is_slow(
+    older: bool, says: bytes, tmp_path: Path
+) -> None:
+    if older:
+        frozen(1, tmp_path)
+    command = [sys.executable, "-m", "cli.main", "writer", "--data", str(tmp_path)]
+    child = serve.Child("writer", [*command, "--live-port", "0"])
+    child.start()
+    said = b""
+    while not said.endswith(b"1") and (one := os.read(child.ready_fd, 1)):
+        said += one
+    child.stop()
+    assert said == says
 
 
 def test_migrate_without_starting(tmp_path: Path) -> None:
