@@ -15,6 +15,7 @@ from storage import migrate, schema
 from storage.engine import Database, StorageError, close_writer, open_writer
 
 _NEEDED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130
+_UP_TO_DATE = f"nothing to do: the database has schema {schema.VERSION}"
 _EPILOG = """\
 `wattbus serve` and `wattbus writer` do the same when they start; see docs/upgrading.md.
 A backup is made first, beside the database (of PostgreSQL: make one yourself with pg_dump).
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = config.load(arguments)
         number = migrate.look(settings.database)
-        if arguments.check:
+        if arguments.check or number == 0:
             return _check(number)
         with processes.only_writer(settings.directory):
             _migrate(settings.database)
@@ -62,12 +63,8 @@ def _check(number: int) -> int:
     if 0 < number < schema.VERSION:
         print(f"a migration is needed: from schema {number} to {schema.VERSION}")
         return _NEEDED
-    print(_up_to_date())
+    print(_UP_TO_DATE if number else "nothing to do: the database is empty; the writer fills it")
     return 0
-
-
-def _up_to_date() -> str:
-    return f"nothing to do: the database has schema {schema.VERSION}"
 
 
 def _migrate(database: Database) -> None:
@@ -97,6 +94,6 @@ def _migrate(database: Database) -> None:
         engine = open_writer(database, report)
         try:
             if up_to_date and not migrate.make_shrinkable(engine, report):
-                print(_up_to_date())
+                print(_UP_TO_DATE)
         finally:
             close_writer(engine)

@@ -628,6 +628,15 @@ def test_migrate_without_starting(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*schema*"))) == 1
 
 
+@pytest.mark.parametrize("flags", [(), ("--check",)])
+def test_an_empty_file_is_left_to_the_writer(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    database_path(tmp_path).touch()
+    done = wattbus("migrate", *flags, "--data", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "nothing to do: the database is empty; the writer fills it\n"
+    assert database_path(tmp_path).stat().st_size == 0
+
+
 def test_migrate_takes_the_data_directory_of_a_file(tmp_path: Path) -> None:
     frozen(1, tmp_path / "data")
     file = tmp_path / "wattbus.toml"
