@@ -67,8 +67,9 @@ def parse(url: str) -> URL:
 def place(url: str) -> str:
     """The URL for people: without its password, wherever in it that stands."""
     parsed = parse(url)
-    parsed = parsed.set(query={"host": host} if (host := parsed.query.get("host")) else {})
-    return parsed.set(password=None).render_as_string()
+    host = parsed.query.get("host")
+    shown = parsed.set(query={"host": host} if host else {})
+    return shown._replace(password=None).render_as_string()
 
 
 def without_password(text: str, url: str) -> str:

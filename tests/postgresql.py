@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -96,6 +97,8 @@ class PostgresServer:
             "port": str(self.port),
             "max_connections": "60",
             "shared_buffers": "64MB",
+            "wal_level": "minimal",  # a new database is made in half the time
+            "max_wal_senders": "0",
         }
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.directory / "log").open("ab") as log:
@@ -108,13 +111,12 @@ class PostgresServer:
             )
         deadline = time.monotonic() + _WITHIN
         while True:
-            try:
+            with contextlib.suppress(psycopg.OperationalError):
                 self._connect().close()
                 return
-            except psycopg.OperationalError as error:
-                alive = self._process.poll() is None and time.monotonic() < deadline
-                assert alive, f"{error}\n{(self.directory / 'log').read_text()[-2000:]}"
-                time.sleep(0.05)
+            alive = self._process.poll() is None and time.monotonic() < deadline
+            assert alive, (self.directory / "log").read_text()[-2000:]
+            time.sleep(0.05)
 
     def stop(self, how: int = signal.SIGINT) -> None:
         """End it: SIGINT cuts off who is connected, SIGQUIT is as a crash."""

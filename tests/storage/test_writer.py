@@ -379,7 +379,7 @@ def test_a_reader_cannot_write(running: Running) -> None:
     engine = open_reader(running.database)
     with (
         engine.connect() as connection,
-        pytest.raises(sa.exc.DBAPIError, match="readonly|read-only"),
+        pytest.raises(sa.exc.DBAPIError, match=r"readonly|read-only"),
     ):
         connection.execute(schema.info.insert().values(key="x", value="y"))
     engine.dispose()
