@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="a TOML file, see docs/config.md"
     )
     parser.add_argument("--data", metavar="DIR", help="the directory for all data")
+    parser.add_argument("--database", metavar="URL", help="a PostgreSQL database, see docs")
     parser.add_argument("--check", action="store_true", help="only tell whether it is needed")
     unused = ("address", "time_zone", "udp_port", *(f"{service}_port" for service in config.PORTS))
     parser.set_defaults(**dict.fromkeys(unused))

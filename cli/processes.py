@@ -24,7 +24,7 @@ import zmq
 from cli import config
 from cli.config import Config, ConfigError
 from query.messages import ListenerStatus, ReceiverStatus
-from storage.engine import StorageError
+from storage.engine import StorageError, place
 from telemetry.receiver import Listener
 
 # Set by ``serve`` for its children: where to say that they are ready.
@@ -180,7 +180,7 @@ def writer(settings: Config, stop: threading.Event) -> None:
         publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
         part = Writer(settings.database, settings.writer_endpoint, settings.defaults, publisher)
         logging.getLogger("writer").info(
-            "writing to %s, publishing on %s", settings.directory, publisher.endpoint
+            "writing to %s, publishing on %s", place(settings.database), publisher.endpoint
         )
         say_ready()
         part.run(stop)

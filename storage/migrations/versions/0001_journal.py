@@ -8,6 +8,9 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+_LONG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_ID = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     """Make the tables of an empty database."""
@@ -20,7 +23,7 @@ def upgrade() -> None:
         "meters",
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("octets", sa.LargeBinary(16), nullable=False, unique=True),
-        sa.Column("id", sa.String(64), nullable=False, unique=True),
+        sa.Column("id", _ID, nullable=False, unique=True),
         sa.Column("name", sa.String(200)),
         sa.Column("time_zone", sa.String(64)),
         sa.Column("limit_wh", sa.BigInteger),
@@ -39,7 +42,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "journal",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("id", _LONG, primary_key=True, autoincrement=False),
         sa.Column("committed_ms", sa.BigInteger, nullable=False),
         sa.Column("first_ms", sa.BigInteger, nullable=False),
         sa.Column("last_ms", sa.BigInteger, nullable=False),
