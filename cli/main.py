@@ -14,6 +14,7 @@ from cli import (
     importing,
     meter,
     meter_options,
+    migrate,
     processes,
     repl,
     serve,
@@ -54,6 +55,12 @@ _PROGRAMS: tuple[_Program, ...] = (
         "start only the HTTP shim",
         config.add_arguments,
         partial(processes.run, processes.http),
+    ),
+    (
+        "migrate",
+        "bring the database to the schema of this version",
+        migrate.add_arguments,
+        migrate.run,
     ),
 )
 _EPILOG = """\

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from storage import history, journal, meters, schema, watermark
 from storage.blocks import Stored
-from storage.engine import Database, StorageError, database_path, open_reader
+from storage.engine import Database, StorageError, octets, open_reader
 from storage.meters import Meter
 from storage.tail import Tail
 from telemetry.intervals import Replacement
@@ -41,10 +41,13 @@ class UnknownMeterError(LookupError):
 class Reader:
     """Reads one database. Everything is asked inside a ``snapshot``. Not thread-safe."""
 
-    def __init__(self, database: Database) -> None:
-        """Open the database; raises StorageError where there is none yet."""
-        self._path = database_path(database.data)
-        self._engine = open_reader(database)
+    def __init__(self, database: Database, *, connect: bool = True) -> None:
+        """Open the database; raises StorageError where there is none yet.
+
+        With ``connect`` false a server is left alone until the first ``snapshot``.
+        """
+        self._database = database
+        self._engine = open_reader(database, connect=connect)
         self._tail = Tail()
         self._watermark = watermark.Watermark()
         self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
@@ -95,9 +98,8 @@ class Reader:
 
     @property
     def octets(self) -> int:
-        """The size of the database and its log on disk."""
-        files = (self._path, self._path.with_name(self._path.name + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        """The size of the database on disk."""
+        return octets(self._database, self._connection)
 
     def readings(self) -> int:
         """Values stored, repeats among them."""
