@@ -18,7 +18,7 @@ Copied = Callable[[int, int], None]  # pages: done, of
 
 _PAGES_A_STEP = 2048
 _SPARE = 16 << 20  # octets to leave free on a disk
-_INSTRUCTIONS = 100_000  # of SQLite between two looks at the signals
+_INSTRUCTIONS = 1000  # of SQLite between two looks at the signals: some MiB of blocks
 
 
 def quietly(_done: int, _of: int) -> None:
