@@ -99,6 +99,18 @@ def reader(url: str) -> Engine:
     return engine
 
 
+def can_be_used(url: str) -> bool:
+    """Whether the server lets us in, and is one that can be written to."""
+    engine = _engine(url, pool_size=1)
+    try:
+        with engine.connect() as connection:
+            return not connection.scalar(sa.select(sa.func.pg_is_in_recovery()))
+    except sa.exc.DBAPIError:
+        return False
+    finally:
+        engine.dispose()
+
+
 def octets(connection: sa.Connection) -> int:
     """The size of the tables with all that belongs to them."""
     sizes = [

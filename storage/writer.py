@@ -7,6 +7,8 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -15,18 +17,24 @@ import sqlalchemy as sa
 
 from storage import handover, journal, meters, schema
 from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMeter, check
+from storage.database import AnotherWriterError
 from storage.defaults import Defaults
 from storage.engine import (
+    REFUSALS,
     Database,
     StorageError,
+    UnavailableError,
     close_writer,
     keep_number,
     kept_number,
     open_writer,
+    prepare,
+    reason,
 )
 from storage.inbox import Router
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.meter_index import UNKNOWN, MeterIndex, runs
+from storage.outage import Spooling
 from storage.queries import Reader
 from telemetry import meter_id
 from telemetry.readings import Readings, UInt64s
@@ -61,8 +69,9 @@ class Writer:
         self, database: Database, endpoint: str, defaults: Defaults, publisher: Publisher
     ) -> None:
         """Open the database and the socket; raises StorageError or zmq.ZMQError."""
-        self._engine = open_writer(database)
-        self._reader = Reader(database)
+        self._spooling = Spooling(database) if database.url else None
+        self._engine = self._open(database)
+        self._reader = Reader(database, connect=not self._away)
         self._watch = LimitWatch(self._reader, defaults)
         self._publisher = publisher
         self._router = Router(endpoint)
@@ -72,14 +81,56 @@ class Writer:
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
         self._settle_after = 0.0
-        self._load()
-        self._observe_again()
+        self._next = 0  # nothing is known of the database yet
+        if not self._away:
+            with self._begin():
+                pass
 
-    def _load(self) -> None:
-        with self._engine.connect() as connection:
-            known = list(meters.numbered(connection))
-            newest = sa.select(sa.func.max(schema.journal.c.id))
-            self._next = (connection.execute(newest).scalar() or 0) + 1
+    def _open(self, database: Database) -> sa.Engine:
+        """The engine; where the server is away it need not be there, if it was before."""
+        try:
+            return open_writer(database)
+        except AnotherWriterError:
+            raise
+        except UnavailableError as error:
+            if self._spooling is None or not self._spooling.spool.known:
+                raise
+            self._spooling.refused(error)
+            return open_writer(database, connect=False)
+
+    @property
+    def _away(self) -> bool:
+        """Whether the database's server is away."""
+        return self._spooling is not None and self._spooling.away
+
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        """A transaction; what we know of the database is then what it holds."""
+        with self._engine.begin() as connection:
+            if "known" not in connection.info:
+                self._catch_up(connection)
+                connection.info["known"] = True
+            yield connection
+
+    def _catch_up(self, connection: sa.Connection) -> None:
+        """On a new connection: learn what was committed, by us when the last one broke or before.
+
+        A commit that was cut off may have been made.
+        """
+        if self._spooling is not None:
+            if not self._next:
+                prepare(connection)
+            self._spooling.opened(connection)
+        newest = connection.execute(sa.select(sa.func.max(schema.journal.c.id))).scalar() or 0
+        newest = max(newest, kept_number(connection, "sealed"))
+        if newest + 1 != self._next:
+            self._load(connection)
+            self._next = newest + 1
+            self._observe_again(connection)
+
+    def _load(self, connection: sa.Connection) -> None:
+        known = list(meters.numbered(connection))
+        self._index = MeterIndex()
         if known:
             keys = np.frombuffer(b"".join(octets for _, octets, _ in known), np.uint64)
             numbers = np.array([number for number, *_ in known], np.int64)
@@ -92,7 +143,7 @@ class Writer:
         gathered, since = 0, 0.0
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
-            if self._watch.waiting and not self._postponed():
+            if (self._watch.waiting and not self._postponed()) or self._draining():
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -107,14 +158,21 @@ class Writer:
                 self._router.committed()
                 if stop.is_set() and not taken:
                     break
+            if self._spooling is not None:
+                self._spooling.drain(self._commit)
             self._settle_limits()
         self.close()
+
+    def _draining(self) -> bool:
+        return self._spooling is not None and self._spooling.draining
 
     def close(self) -> None:
         """Close socket and database."""
         self._router.close()
         self._reader.close()
         close_writer(self._engine)
+        if self._spooling is not None:
+            self._spooling.close()
 
     # Committing
 
@@ -125,14 +183,20 @@ class Writer:
         """
         readings = self._router.take()
         assert readings is not None
+        number = 0 if self._spooling is None else self._spooling.spool.number()
         refused = False
         while True:
             try:
-                self._commit(readings)
+                if self._spooling is None:
+                    self._commit(readings)
+                else:
+                    self._spooling.keep(readings, number, self._commit)
                 break
-            except sa.exc.OperationalError as error:
+            except REFUSALS as error:
                 if not refused:
-                    log.error("cannot commit, keeping %d readings: %s", len(readings), error.orig)
+                    log.error(
+                        "cannot commit, keeping %d readings: %s", len(readings), reason(error)
+                    )
                 refused = True
                 self._answer_requests()
                 if stop.is_set():
@@ -145,17 +209,22 @@ class Writer:
         self._publisher.readings(readings)
         return True
 
-    def _commit(self, readings: Readings) -> None:
+    def _commit(self, readings: Readings, number: int = 0) -> None:
+        """Commit a batch; one with a number, which may be spooled, only once."""
         began = time.perf_counter()
         now = _now()
         starts, lengths = runs(readings.key_high, readings.key_low)
         high, low = readings.key_high[starts], readings.key_low[starts]
-        numbers = self._index.find(high, low)
-        unknown = numbers == UNKNOWN
-        first_new = self._next_meter
-        new_high, new_low = _distinct(high[unknown], low[unknown])
-        new_numbers = np.arange(first_new, first_new + len(new_high))
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
+            if self._spooling is not None:
+                if self._spooling.spool.has(number):
+                    return
+                keep_number(connection, self._spooling.spool.key, number)
+            numbers = self._index.find(high, low)
+            unknown = numbers == UNKNOWN
+            first_new = self._next_meter
+            new_high, new_low = _distinct(high[unknown], low[unknown])
+            new_numbers = np.arange(first_new, first_new + len(new_high))
             if len(new_high):
                 octets = np.stack([new_high, new_low], axis=1).tobytes()
                 own = [octets[at : at + 16] for at in range(0, len(octets), 16)]
@@ -204,10 +273,10 @@ class Writer:
         if not self._watch.waiting or self._postponed():
             return
         try:
-            with self._reader.snapshot(), self._engine.begin() as connection:
+            with self._reader.snapshot(), self._begin() as connection:
                 alerts = self._watch.work(connection, _SETTLING)
-        except sa.exc.OperationalError as error:
-            log.error("cannot look for crossed limits, trying again: %s", error.orig)
+        except REFUSALS as error:
+            log.error("cannot look for crossed limits, trying again: %s", reason(error))
             self._watch.failed()
             self._settle_after = time.monotonic() + _RETRY
             return
@@ -217,20 +286,19 @@ class Writer:
 
     def _postponed(self) -> bool:
         """Whether the database refused a moment ago."""
-        return time.monotonic() < self._settle_after
+        return self._away or time.monotonic() < self._settle_after
 
-    def _observe_again(self) -> None:
+    def _observe_again(self, connection: sa.Connection) -> None:
         """Look at what was committed but not settled when the last writer ended."""
-        with self._engine.connect() as connection:
-            settled = kept_number(connection, "settled")
-            table = schema.journal
-            rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
-            for number, body in connection.execute(rows.order_by(table.c.id)):
-                try:
-                    batch = journal.decode(body)
-                except journal.DamagedError as error:
-                    raise StorageError(f"row {number} of the journal is damaged: {error}") from None
-                self._watch.observe(batch, first_new=self._next_meter)
+        settled = kept_number(connection, "settled")
+        table = schema.journal
+        rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
+        for number, body in connection.execute(rows.order_by(table.c.id)):
+            try:
+                batch = journal.decode(body)
+            except journal.DamagedError as error:
+                raise StorageError(f"row {number} of the journal is damaged: {error}") from None
+            self._watch.observe(batch, first_new=self._next_meter)
 
     # Requests of the query service
 
@@ -247,6 +315,8 @@ class Writer:
             "readings": self._readings,
             "commits": self._commits,
             "commit_ms": 1000 * statistics.median(self._durations) if self._durations else 0.0,
+            "spooling": self._away,
+            "spooled": 0 if self._spooling is None else self._spooling.spool.waiting,
             "receivers": [msgspec.Raw(report) for report in self._router.reports.values()],
         }
 
@@ -255,7 +325,9 @@ class Writer:
         try:
             wanted = _CHANGES.decode(body)
             check(wanted)
-            with self._engine.begin() as connection:
+            if self._away:
+                raise UnavailableError("the database is away: try again when it is back")
+            with self._begin() as connection:
                 if isinstance(wanted, ReplaceMeter):
                     meter = meters.replace(connection, wanted)
                 else:
@@ -263,8 +335,8 @@ class Writer:
         except (msgspec.MsgspecError, ChangeRefusedError) as error:
             code = getattr(error, "code", "bad_request")
             return {"error": {"code": code, "message": str(error)}}
-        except sa.exc.OperationalError as error:
-            return {"error": {"code": "unavailable", "message": f"the database: {error.orig}"}}
+        except REFUSALS as error:
+            return {"error": {"code": "unavailable", "message": f"the database: {reason(error)}"}}
         if meter.number == self._next_meter:
             high, low = (np.array([half], np.uint64) for half in meter_id.halves(meter.octets))
             self._index.add(high, low, np.array([meter.number], np.int64))
