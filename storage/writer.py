@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 import sqlalchemy as sa
 
 from storage import handover, journal, meters, schema
@@ -32,13 +31,11 @@ from storage.engine import (
     reason,
 )
 from storage.inbox import Router
+from storage.known import Known
 from storage.limit_watch import LimitAlert, LimitWatch
-from storage.meter_index import UNKNOWN, MeterIndex, runs
 from storage.outage import Spooling
 from storage.queries import Reader
-from telemetry import meter_id
-from telemetry.readings import Readings, UInt64s
-from telemetry.registers import ALERT_LIMIT
+from telemetry.readings import Readings
 
 log = logging.getLogger("writer")
 
@@ -75,13 +72,11 @@ class Writer:
         self._watch = LimitWatch(self._reader, defaults)
         self._publisher = publisher
         self._router = Router(endpoint)
-        self._index = MeterIndex()
-        self._limits: dict[int, int] = {}  # what meters said of themselves, by number
+        self._known = Known()
         self._started = _now()
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
         self._settle_after = 0.0
-        self._next = 0  # nothing is known of the database yet
         if not self._away:
             with self._begin():
                 pass
@@ -118,25 +113,15 @@ class Writer:
         A commit that was cut off may have been made.
         """
         if self._spooling is not None:
-            if not self._next:
+            if not self._known.next:
                 prepare(connection)
             self._spooling.opened(connection)
-        newest = connection.execute(sa.select(sa.func.max(schema.journal.c.id))).scalar() or 0
-        newest = max(newest, kept_number(connection, "sealed"))
-        if newest + 1 != self._next:
-            self._load(connection)
-            self._next = newest + 1
-            self._observe_again(connection)
-
-    def _load(self, connection: sa.Connection) -> None:
-        known = list(meters.numbered(connection))
-        self._index = MeterIndex()
-        if known:
-            keys = np.frombuffer(b"".join(octets for _, octets, _ in known), np.uint64)
-            numbers = np.array([number for number, *_ in known], np.int64)
-            self._index.add(keys[0::2].copy(), keys[1::2].copy(), numbers)
-        self._limits = {number: limit for number, _, limit in known if limit is not None}
-        self._next_meter = 1 + max((number for number, *_ in known), default=0)
+        if self._known.catch_up(connection):
+            try:
+                self._observe_again(connection)
+            except REFUSALS:
+                self._known.next = 0  # so that all is learnt again
+                raise
 
     def run(self, stop: threading.Event) -> None:
         """Commit until ``stop`` is set and nothing more comes; then close the database."""
@@ -213,29 +198,16 @@ class Writer:
         """Commit a batch; one with a number, which may be spooled, only once."""
         began = time.perf_counter()
         now = _now()
-        starts, lengths = runs(readings.key_high, readings.key_low)
-        high, low = readings.key_high[starts], readings.key_low[starts]
         with self._begin() as connection:
             if self._spooling is not None:
                 if self._spooling.spool.has(number):
                     return
                 keep_number(connection, self._spooling.spool.key, number)
-            numbers = self._index.find(high, low)
-            unknown = numbers == UNKNOWN
-            first_new = self._next_meter
-            new_high, new_low = _distinct(high[unknown], low[unknown])
-            new_numbers = np.arange(first_new, first_new + len(new_high))
-            if len(new_high):
-                octets = np.stack([new_high, new_low], axis=1).tobytes()
-                own = [octets[at : at + 16] for at in range(0, len(octets), 16)]
-                meters.add_all(connection, first_new, own, now)
-                trial = MeterIndex()
-                trial.add(new_high, new_low, new_numbers)
-                numbers[unknown] = trial.find(high[unknown], low[unknown])
-            batch = journal.sort(np.repeat(numbers, lengths).astype(np.uint32), readings)
+            numbers, new = self._known.number(connection, readings, now)
+            batch = journal.sort(numbers, readings)
             connection.execute(
                 schema.journal.insert().values(
-                    id=self._next,
+                    id=self._known.next,
                     committed_ms=now,
                     first_ms=int(batch.time.min()),
                     last_ms=int(batch.time.max()),
@@ -243,29 +215,16 @@ class Writer:
                     body=journal.encode(batch),
                 )
             )
-            limits = self._new_limits(connection, batch)
+            limits = self._known.new_limits(connection, batch)
             if not self._watch.waiting:
-                keep_number(connection, "settled", self._next - 1)
-        # Only now is it true: the index must not know meters of a transaction that failed.
-        self._index.add(new_high, new_low, new_numbers)
-        self._next_meter += len(new_high)
-        self._next += 1
-        self._limits.update(limits)
-        self._watch.observe(batch, first_new)
+                keep_number(connection, "settled", self._known.next - 1)
+        self._known.committed(new, limits)
+        self._watch.observe(batch, first_new=self._known.next_meter - len(new.number))
         for number in limits:
             self._watch.recheck(number)
         self._readings += len(batch)
         self._commits += 1
         self._durations.append(time.perf_counter() - began)
-
-    def _new_limits(self, connection: sa.Connection, batch: journal.Batch) -> dict[int, int]:
-        """The limits that meters say they have, where they are news; kept in the registry."""
-        rows = np.flatnonzero(batch.register == ALERT_LIMIT)
-        said = dict(zip(batch.meter[rows].tolist(), batch.value[rows].tolist(), strict=True))
-        news = {number: wh for number, wh in said.items() if self._limits.get(number) != wh}
-        for number, limit in news.items():
-            meters.report_limit(connection, number, limit)
-        return news
 
     # Alerts
 
@@ -298,7 +257,7 @@ class Writer:
                 batch = journal.decode(body)
             except journal.DamagedError as error:
                 raise StorageError(f"row {number} of the journal is damaged: {error}") from None
-            self._watch.observe(batch, first_new=self._next_meter)
+            self._watch.observe(batch, first_new=self._known.next_meter)
 
     # Requests of the query service
 
@@ -331,27 +290,16 @@ class Writer:
                 if isinstance(wanted, ReplaceMeter):
                     meter = meters.replace(connection, wanted)
                 else:
-                    meter = meters.change(connection, wanted, self._next_meter, _now())
+                    meter = meters.change(connection, wanted, self._known.next_meter, _now())
         except (msgspec.MsgspecError, ChangeRefusedError) as error:
             code = getattr(error, "code", "bad_request")
             return {"error": {"code": code, "message": str(error)}}
         except REFUSALS as error:
             return {"error": {"code": "unavailable", "message": f"the database: {reason(error)}"}}
-        if meter.number == self._next_meter:
-            high, low = (np.array([half], np.uint64) for half in meter_id.halves(meter.octets))
-            self._index.add(high, low, np.array([meter.number], np.int64))
-            self._next_meter += 1
+        if meter.number == self._known.next_meter:
+            self._known.registered(meter.octets)
         self._watch.recheck(meter.number)
         return {"number": meter.number}
-
-
-def _distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:
-    """Each pair once."""
-    order = np.lexsort((low, high))
-    high, low = high[order], low[order]
-    new = np.ones(len(high), np.bool_)
-    new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    return high[new], low[new]
 
 
 def _now() -> int:
