@@ -72,7 +72,7 @@ class Writer:
         self._watch = LimitWatch(self._reader, defaults)
         self._publisher = publisher
         self._router = Router(endpoint)
-        self._known = Known()
+        self._known, self._sure = Known(), False
         self._started = _now()
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
@@ -101,17 +101,18 @@ class Writer:
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
         """A transaction; what we know of the database is then what it holds."""
-        with self._engine.begin() as connection:
-            if "known" not in connection.info:
-                self._catch_up(connection)
-                connection.info["known"] = True
-            yield connection
+        try:
+            with self._engine.begin() as connection:
+                if not self._sure or "known" not in connection.info:
+                    self._catch_up(connection)
+                    connection.info["known"] = self._sure = True
+                yield connection
+        except REFUSALS:
+            self._sure = False
+            raise
 
     def _catch_up(self, connection: sa.Connection) -> None:
-        """On a new connection: learn what was committed, by us when the last one broke or before.
-
-        A commit that was cut off may have been made.
-        """
+        """On a new connection, or after a refusal: a commit that was cut off may have been made."""
         if self._spooling is not None:
             if not self._known.next:
                 prepare(connection)
@@ -120,7 +121,7 @@ class Writer:
             try:
                 self._observe_again(connection)
             except REFUSALS:
-                self._known.next = 0  # so that all is learnt again
+                self._known.next = 0  # all is to be learnt again
                 raise
 
     def run(self, stop: threading.Event) -> None:
