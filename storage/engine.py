@@ -78,6 +78,8 @@ def _prepare_soon(engine: Engine) -> None:
 def prepare(connection: sa.Connection) -> None:
     """Make the tables if need be. Raises StorageError for those of a newer Wattbus."""
     schema.metadata.create_all(connection)
+    if connection.dialect.name == "postgresql":
+        postgresql.prepare(connection)
     _check_version(connection)
     keep_number(connection, "schema", schema.VERSION)
 
