@@ -140,7 +140,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_again(
     load = Load(running)
     load.put()
     running.deliver()
-    cut = []
+    cut: list[bool] = []
 
     def cut_off(connection: sa.engine.interfaces.DBAPIConnection) -> None:
         connection.commit()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage import spool, spool_segment
+from storage import spool
 from storage.database import StorageError
 from storage.spool import Spool, SpoolFullError
 
@@ -108,8 +108,8 @@ def test_segments_end_and_are_removed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_it_knows_the_database_that_was_opened(tmp_path: Path) -> None:
+    assert not Spool(tmp_path, PLACE).known
     first = Spool(tmp_path, PLACE)
-    assert not first.known
     first.opened(0)
     assert first.known
     assert Spool(tmp_path, PLACE).known
@@ -232,7 +232,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_batch(
     spool = Spool(tmp_path, PLACE)
     numbers = [spool.number() for _ in range(3)]
     spool.append(numbers[0], body(numbers[0]), 3)
-    monkeypatch.setattr(spool_segment.os, "fdatasync", _no_space)
+    monkeypatch.setattr(os, "fdatasync", _no_space)
     for _ in range(3):
         with pytest.raises(SpoolFullError, match=r"cannot write to .*No space left"):
             spool.append(numbers[1], body(numbers[1]), 3)
