@@ -87,6 +87,9 @@ def prepare(engine: Engine, report: Report | None = None) -> None:
     from storage.migrate import migrate  # which stands on this module
 
     migrate(engine, date.today(), report)
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            postgresql.prepare(connection)
 
 
 def close_writer(engine: Engine) -> None:

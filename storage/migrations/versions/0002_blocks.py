@@ -18,11 +18,18 @@ def upgrade() -> None:
         sa.Column("grp", sa.Integer, nullable=False),
         sa.Column("first_ms", sa.BigInteger, nullable=False),
         sa.Column("last_ms", sa.BigInteger, nullable=False),
-        sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("readings", sa.Integer, nullable=False),
+        sa.Column("lasting", sa.Boolean, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
     )
     op.create_index("blocks_by_group", "blocks", ["shift", "grp", "first_ms", "last_ms"])
+    op.create_index(
+        "blocks_to_merge",
+        "blocks",
+        ["id"],
+        sqlite_where=sa.text("lasting = 0"),
+        postgresql_where=sa.text("NOT lasting"),
+    )
     op.create_table(
         "latest",
         sa.Column("meter", sa.Integer, primary_key=True, autoincrement=False),
@@ -30,6 +37,7 @@ def upgrade() -> None:
         sa.Column("time_ms", sa.BigInteger, nullable=False),
         sa.Column("value", sa.BigInteger, nullable=False),
         sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("settled", sa.Boolean, nullable=False),
         sqlite_with_rowid=False,
     )
     op.create_table(
