@@ -40,7 +40,7 @@ _EVENTS = Flag.RESET | Flag.ZERO | Flag.QUARANTINED | Flag.ROLLOVER | Flag.REPLA
 _DOUBTS = DEVICE_BITS | Status.ARRIVAL_TIME  # status bits that become flags of the slot
 _MARKS = ((Flag.DEVICE, DEVICE_BITS), (Flag.ARRIVAL_TIME, int(Status.ARRIVAL_TIME)))
 _BEFORE, _AFTER = 2, 2  # readings kept around those that take part in an event
-_WIDENINGS = 8
+_WIDENINGS = 9
 
 
 def thin_energy(series: Series, window: Period, edges: Int64s, book: Book) -> Series:
@@ -64,7 +64,7 @@ def thin_energy(series: Series, window: Period, edges: Int64s, book: Book) -> Se
         wrong = work.differences(found)
         if not wrong.any():
             return found
-        kept |= work.around(wrong, 2**widening - 1)
+        kept |= work.around(wrong, widening)
     return before
 
 
@@ -216,12 +216,21 @@ class _Work:
                     return False
         return True
 
-    def around(self, wrong: Bools, radius: int) -> Bools:
-        """The readings in the wrong slots, in ``radius`` slots around, and next to these."""
+    def around(self, wrong: Bools, widening: int) -> Bools:
+        """What else to keep: at first the readings beside the edges of the wrong slots.
+
+        Then those beside all edges (at the highest power each rounded Wh may be impossible, and
+        is found out one after another), then the wrong slots and more and more around them.
+        """
         slot, last = np.flatnonzero(wrong), len(self.points) - 1
+        time = self.settled.time
+        if widening < 2:
+            beside = np.arange(last + 1) if widening else np.unique([slot, slot + 1])
+            at = time.searchsorted(self.points[beside])
+            return _cover(at - 1, at, len(time))
+        radius = 2 ** (widening - 2) - 1
         begin = self.points[np.maximum(slot - radius, 0)]
         end = self.points[np.minimum(slot + radius + 1, last)]
-        time = self.settled.time
         return _cover(time.searchsorted(begin) - 1, time.searchsorted(end), len(time))
 
 
