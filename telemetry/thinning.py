@@ -34,8 +34,6 @@ from telemetry.readings import DEVICE_BITS, Int64s, Series, Status
 Book = Callable[[Settled], Curve]
 """``intervals.curve`` with the meter's rules and the factor 1: values are whole Wh."""
 
-_NONE = np.empty(0, np.int64)
-
 Bools = npt.NDArray[np.bool_]
 
 _EVENTS = Flag.RESET | Flag.ZERO | Flag.QUARANTINED | Flag.ROLLOVER | Flag.REPLACED
@@ -45,23 +43,20 @@ _BEFORE, _AFTER = 2, 2  # readings kept around those that take part in an event
 _WIDENINGS = 9
 
 
-def thin_energy(
-    series: Series, window: Period, edges: Int64s, book: Book, stay: Int64s = _NONE
-) -> Series:
+def thin_energy(series: Series, window: Period, edges: Int64s, book: Book) -> Series:
     """What replaces the readings of an energy register in the window, ascending.
 
     ``series`` is in the order of acceptance and holds the window's readings and those around it
-    that decide which of them are booked. ``edges`` ascend and cover the window. Readings of the
-    instants ``stay`` stay whatever they are. A reading made for the window's end is among the
-    result, though its time is not in the window. Where nothing would be gained the readings of
-    the window are returned as they are.
+    that decide which of them are booked. ``edges`` ascend and cover the window. A reading made for
+    the window's end is among the result, though its time is not in the window. Where nothing
+    would be gained the readings of the window are returned as they are.
     """
     inside = _inside(series.time, window)
     before = _take(series, inside)
     if len(before) < 2:
         return before
     work = _Work(series, window, edges, book)
-    kept = work.protected() | np.isin(work.settled.time, stay)
+    kept = work.protected()
     for widening in range(_WIDENINGS):
         found = work.thinned(kept)
         if len(found) >= len(before):

@@ -206,16 +206,6 @@ def test_of_other_registers_the_last_reading_of_each_slot_stays() -> None:
     assert rows(thin_instants(found, window, grid(Step.QUARTER, window))) == rows(found)
 
 
-def test_readings_of_given_instants_stay() -> None:
-    before, window = steady(7_000, 2_000), Period(0, 3 * HOUR_MS)
-    stay = np.array([70_000, 700_000], np.int64)
-    bounds = grid(Step.QUARTER, window)
-    found = union(before, window, thin_energy(before, window, bounds, intervals.curve, stay))
-    plain = thin(before, window, Step.QUARTER)
-    assert set(found.time.tolist()) == {*plain.time.tolist(), 70_000, 700_000}
-    assert_same(before, found, window, Step.QUARTER)
-
-
 def test_ninety_days_of_seconds() -> None:
     window = Period(0, 90 * DAY_MS)
     before = steady(1_000, 90 * 86_400)

@@ -1,0 +1,288 @@
+"""Retention: aged readings are thinned or deleted, window by window, between two commits.
+
+Each slice is one transaction: the blocks that touch a window of some meters are replaced by blocks
+of what is kept, and the meters' marks move on. What other meters have in these blocks stays as it
+is. Rows of ``daily`` and ``latest`` are not touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from storage import blocks, history, meters, schema, watermark
+from storage.block_store import BlockStore
+from storage.blocks import LASTING, Stored
+from storage.defaults import Defaults
+from storage.energy import Load
+from storage.journal import DamagedError
+from storage.ladder import Keep, Policy
+from storage.meters import Meter
+from storage.retention_plan import Held, Job, narrowed, next_job
+from storage.retention_thin import reduced
+from storage.watermark import Watermark
+from telemetry.calendar import DAY_MS
+from telemetry.readings import Series
+
+_MOST = 100_000  # values in the blocks that a slice rewrites, if a window of a day has not more
+_TOGETHER = 16  # meters of a slice that share blocks
+_PAGE = 256  # meters looked at in a slice
+_REST_MS = 3_600_000  # after which all meters are looked at again
+_POSTPONED_MS = 60_000
+_NEVER = -(2**63)
+
+_BLOCKS, _THINNED, _METERS = schema.blocks.c, schema.thinned.c, schema.meters.c
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A row of ``blocks`` without its body."""
+
+    id: int
+    shift: int
+    readings: int
+
+
+class Retention:
+    """Belongs to the writer's thread, and uses its engine.
+
+    ``changed`` is called after each transaction that changed blocks: who plans with them must
+    look again.
+    """
+
+    def __init__(
+        self, engine: Engine, policy: Policy, defaults: Defaults, changed: Callable[[], None]
+    ) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._defaults = defaults
+        self._changed = changed
+        self._not_before = 0
+        self._after = -1  # the number of the last meter that needs nothing at the time
+
+    def postpone(self, now_ms: int) -> None:
+        """Do nothing for a while: the last slice failed."""
+        self._not_before = now_ms + _POSTPONED_MS
+
+    def step(self, now_ms: int) -> bool:
+        """Do one slice of what is due; whether there may be more.
+
+        Raises StorageError for a damaged block.
+        """
+        if self._policy.keeps_all or now_ms < self._not_before:
+            return False
+        with self._engine.begin() as connection:
+            reached = watermark.read(connection)
+            page = held(connection, self._defaults, reached, self._after, _PAGE)
+            due: list[tuple[int, Job]] = []
+            for number, meter in page:
+                job = None
+                if meter is not None:
+                    job = next_job(self._policy.ladder(meter.id), meter, now_ms)
+                if job is not None:
+                    due.append((number, job))
+                elif not due:
+                    self._after = number
+            changed = bool(due) and self._slice(connection, reached, due)
+        if changed:
+            self._changed()
+        if not page:
+            self._after = -1
+            self._not_before = now_ms + _REST_MS
+        return bool(page)
+
+    def _slice(
+        self, connection: sa.Connection, reached: Watermark, due: list[tuple[int, Job]]
+    ) -> bool:
+        """Do the first meter's job, and the same of those it shares blocks with."""
+        first, job = due[0]
+        zone = self._defaults.zone(meters.by_number(connection, first))
+        found = _touching(connection, reached, [first], job)
+        while sum(block.readings for block in found) > _MOST:
+            narrow = narrowed(job, zone)
+            if narrow == job:
+                break
+            job = narrow
+            found = _touching(connection, reached, [first], job)
+        coarsest = max((block.shift for block in found), default=0)
+        same = [number for number, other in due if other.window == due[0][1].window]
+        numbers = [number for number in same if number >> coarsest == first >> coarsest]
+        together = [meters.by_number(connection, number) for number in numbers[:_TOGETHER]]
+        together = [each for each in together if self._defaults.zone(each) == zone]
+        numbers = [each.number for each in together]
+        found = _touching(connection, reached, numbers, job)
+        changed = self._rewrite(connection, reached, together, job, found)
+        _mark(connection, numbers, job)
+        return changed
+
+    def _rewrite(
+        self,
+        connection: sa.Connection,
+        reached: Watermark,
+        together: list[Meter],
+        job: Job,
+        found: list[_Block],
+    ) -> bool:
+        """Replace blocks by those of what is kept, if that is less."""
+        stored = {block: _decoded(connection, block.id) for block in found}
+        kept: dict[int, list[Stored]] = {}
+        gone = {block: np.zeros(len(part), np.bool_) for block, part in stored.items()}
+        fewer = False
+        for meter in together:
+            own = {block: _rows(part, meter.number, job) for block, part in stored.items()}
+            there = {block: rows for block, rows in own.items() if rows.any()}
+            if not there:
+                continue
+            before = blocks.arrange(
+                Stored.concatenate([stored[block].take(rows) for block, rows in there.items()])
+            )
+            after = reduced(
+                _loads(connection, reached, meter.number),
+                before,
+                meter,
+                meters.replacements(connection, meter.number),
+                job,
+                self._defaults.zone(meter),
+            )
+            if len(after) < len(before):
+                fewer = True
+                kept.setdefault(min(block.shift for block in there), []).append(after)
+                for block, rows in there.items():
+                    gone[block] |= rows
+        if not fewer:
+            return False
+        for block, part in stored.items():
+            kept.setdefault(block.shift, []).append(part.take(~gone[block]))
+        connection.execute(
+            schema.blocks.delete().where(_BLOCKS.id.in_([block.id for block in found]))
+        )
+        before_all = sum(len(part) for part in stored.values())
+        reached = dataclasses.replace(reached, values=reached.values - before_all)
+        store = BlockStore(connection)
+        for shift, parts in kept.items():
+            left = Stored.concatenate(parts)
+            if len(left):
+                reached = store.add(connection, blocks.arrange(left), shift, reached, LASTING)
+        watermark.write(connection, reached)
+        return True
+
+
+def came_late(connection: sa.Connection, sealed: Stored) -> None:
+    """Move the marks back of meters that have readings before them among those just sealed."""
+    if not len(sealed):
+        return
+    newest = connection.execute(sa.select(sa.func.max(_THINNED.upto_ms))).scalar()
+    if newest is None or int(sealed.time.min()) >= newest:
+        return
+    old = sealed.take(sealed.time < newest)
+    for number in np.unique(old.meter).tolist():
+        earliest = int(old.time[old.meter == number].min())
+        # With the day before: the interval that the reading divides may begin there.
+        back = earliest - earliest % DAY_MS - DAY_MS
+        own = (_THINNED.meter == number) & (_THINNED.upto_ms > earliest)
+        connection.execute(schema.thinned.update().where(own).values(upto_ms=back))
+
+
+def held(
+    connection: sa.Connection, defaults: Defaults, reached: Watermark, after: int, most: int
+) -> list[tuple[int, Held | None]]:
+    """A page of the meters numbered above ``after``; None for one that has nothing sealed.
+
+    The first instant of a meter is that of the blocks that it may be in.
+    """
+    rows = connection.execute(
+        sa.select(_METERS.number, _METERS.id, _METERS.time_zone)
+        .where(_METERS.number > after)
+        .order_by(_METERS.number)
+        .limit(most)
+    ).all()
+    if not rows:
+        return []
+    marks: dict[int, dict[Keep, int]] = {}
+    of_page = _THINNED.meter.between(rows[0].number, rows[-1].number)
+    for number, tier, upto_ms in connection.execute(sa.select(schema.thinned).where(of_page)):
+        marks.setdefault(number, {})[Keep(tier)] = upto_ms
+    firsts: dict[tuple[int, int], int] = {}
+    for shift in reached.shift_list:
+        groups = _BLOCKS.grp.between(rows[0].number >> shift, rows[-1].number >> shift)
+        query = (
+            sa.select(_BLOCKS.grp, sa.func.min(_BLOCKS.first_ms))
+            .where(_BLOCKS.shift == shift, groups)
+            .group_by(_BLOCKS.grp)
+        )
+        firsts |= {(shift, group): first_ms for group, first_ms in connection.execute(query)}
+    found: list[tuple[int, Held | None]] = []
+    for number, name, zone in rows:
+        known = [firsts.get((shift, number >> shift)) for shift in reached.shift_list]
+        first_ms = min((first for first in known if first is not None), default=None)
+        own = ZoneInfo(zone or defaults.time_zone)
+        of_meter = None
+        if first_ms is not None:
+            of_meter = Held(name, own, first_ms, marks.get(number, {}))
+        found.append((number, of_meter))
+    return found
+
+
+def _touching(
+    connection: sa.Connection, reached: Watermark, numbers: list[int], job: Job
+) -> list[_Block]:
+    """The blocks of the meters' groups that touch the window."""
+    found: dict[int, _Block] = {}
+    columns = (_BLOCKS.id, _BLOCKS.shift, _BLOCKS.readings)
+    for shift in reached.shift_list:
+        query = sa.select(*columns).where(
+            _BLOCKS.shift == shift,
+            _BLOCKS.grp.in_({number >> shift for number in numbers}),
+            _BLOCKS.first_ms < job.window.end_ms,
+            _BLOCKS.last_ms >= _start(job),
+        )
+        found |= {row.id: _Block(*row) for row in connection.execute(query)}
+    return list(found.values())
+
+
+def _start(job: Job) -> int:
+    """What is deleted is all before the window's end."""
+    return _NEVER if job.keep is Keep.NONE else job.window.start_ms
+
+
+def _rows(stored: Stored, number: int, job: Job) -> npt.NDArray[np.bool_]:
+    own: npt.NDArray[np.bool_] = stored.meter == number
+    return own & (stored.time >= _start(job)) & (stored.time < job.window.end_ms)
+
+
+def _decoded(connection: sa.Connection, number: int) -> Stored:
+    body = connection.execute(sa.select(_BLOCKS.body).where(_BLOCKS.id == number)).scalar_one()
+    try:
+        return blocks.decode(body)
+    except DamagedError as error:
+        raise history.damaged(number, error) from None
+
+
+def _loads(connection: sa.Connection, reached: Watermark, meter: int) -> Callable[[int], Load]:
+    """Loads the sealed readings of a meter's registers."""
+
+    def of_register(code: int) -> Load:
+        def load(start_ms: int | None, end_ms: int | None) -> Series:
+            found = history.series(connection, reached, meter, code, start_ms, end_ms)
+            return Series(found.time, found.value, found.epoch, found.status)
+
+        return load
+
+    return of_register
+
+
+def _mark(connection: sa.Connection, numbers: list[int], job: Job) -> None:
+    tier = _THINNED.tier == job.keep.value
+    connection.execute(schema.thinned.delete().where(tier, _THINNED.meter.in_(numbers)))
+    rows = [
+        {"meter": number, "tier": job.keep.value, "upto_ms": job.window.end_ms}
+        for number in numbers
+    ]
+    connection.execute(schema.thinned.insert(), rows)
