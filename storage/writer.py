@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
-from storage import handover, journal, meters, schema
+from storage import handover, journal, meters, schema, watermark
 from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMeter, check
 from storage.defaults import Defaults
 from storage.engine import (
@@ -28,6 +28,7 @@ from storage.inbox import Router
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.meter_index import UNKNOWN, MeterIndex, runs
 from storage.queries import Reader
+from storage.sealing import Sealer
 from telemetry import meter_id
 from telemetry.readings import Readings, UInt64s
 from telemetry.registers import ALERT_LIMIT
@@ -37,7 +38,7 @@ log = logging.getLogger("writer")
 # A commit takes what has gathered when it is this old or this large: a reading can be asked for
 # well within 200 ms, and one sync of the disk serves thousands.
 OLDEST = 0.05  # seconds
-_LARGEST = 262_144  # readings
+_LARGEST = 65_536  # values
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
@@ -64,6 +65,8 @@ class Writer:
         self._engine = open_writer(database)
         self._reader = Reader(database)
         self._watch = LimitWatch(self._reader, defaults)
+        self._sealer = Sealer(self._engine, defaults)
+        self._busy = False  # sealing: more of it is due at once
         self._publisher = publisher
         self._router = Router(endpoint)
         self._index = MeterIndex()
@@ -79,7 +82,8 @@ class Writer:
         with self._engine.connect() as connection:
             known = list(meters.numbered(connection))
             newest = sa.select(sa.func.max(schema.journal.c.id))
-            self._next = (connection.execute(newest).scalar() or 0) + 1
+            in_journal = connection.execute(newest).scalar() or 0
+            self._next = 1 + max(in_journal, watermark.read(connection).sealed)
         if known:
             keys = np.frombuffer(b"".join(octets for _, octets, _ in known), np.uint64)
             numbers = np.array([number for number, *_ in known], np.int64)
@@ -92,7 +96,7 @@ class Writer:
         gathered, since = 0, 0.0
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
-            if self._watch.waiting and not self._postponed():
+            if self._busy or (self._watch.waiting and not self._postponed()):
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -108,6 +112,7 @@ class Writer:
                 if stop.is_set() and not taken:
                     break
             self._settle_limits()
+            self._seal()
         self.close()
 
     def close(self) -> None:
@@ -182,6 +187,7 @@ class Writer:
         self._next_meter += len(new_high)
         self._next += 1
         self._limits.update(limits)
+        self._sealer.committed(len(batch), now)
         self._watch.observe(batch, first_new)
         for number in limits:
             self._watch.recheck(number)
@@ -231,6 +237,18 @@ class Writer:
                 except journal.DamagedError as error:
                     raise StorageError(f"row {number} of the journal is damaged: {error}") from None
                 self._watch.observe(batch, first_new=self._next_meter)
+
+    # Sealing
+
+    def _seal(self) -> None:
+        """Seal one slice, if one is due."""
+        try:
+            self._busy = self._sealer.step(_now())
+        except sa.exc.OperationalError as error:
+            # The journal keeps what cannot be sealed: nothing is lost by waiting.
+            log.error("cannot seal, trying again: %s", error.orig)
+            self._busy = False
+            self._sealer.postpone(_now())
 
     # Requests of the query service
 
