@@ -165,7 +165,13 @@ def writer(settings: Config, stop: threading.Event) -> None:
 
     with _only_writer(settings.directory):
         publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
-        part = Writer(settings.database, settings.writer_endpoint, settings.defaults, publisher)
+        part = Writer(
+            settings.database,
+            settings.writer_endpoint,
+            settings.defaults,
+            publisher,
+            settings.retention.policy,
+        )
         logging.getLogger("writer").info(
             "writing to %s, publishing on %s", settings.directory, publisher.endpoint
         )

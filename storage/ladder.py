@@ -50,6 +50,9 @@ class Policy:
         return not self.default and not any(ladder for _, ladder in self.groups)
 
 
+KEEP_ALL = Policy()
+
+
 class LadderError(ValueError):
     """A text that is no ladder; the message says why and gives an example."""
 

@@ -8,6 +8,7 @@ is. Rows of ``daily`` and ``latest`` are not touched.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
@@ -22,6 +23,7 @@ from storage.block_store import BlockStore
 from storage.blocks import LASTING, Stored
 from storage.defaults import Defaults
 from storage.energy import Load
+from storage.engine import StorageError
 from storage.journal import DamagedError
 from storage.ladder import Keep, Policy
 from storage.meters import Meter
@@ -31,10 +33,12 @@ from storage.watermark import Watermark
 from telemetry.calendar import DAY_MS
 from telemetry.readings import Series
 
+log = logging.getLogger("writer")
+
 _MOST = 100_000  # values in the blocks that a slice rewrites, if a window of a day has not more
 _TOGETHER = 16  # meters of a slice that share blocks
 _PAGE = 256  # meters looked at in a slice
-_REST_MS = 3_600_000  # after which all meters are looked at again
+_REST_MS = 6 * 3_600_000  # after which all meters are looked at again
 _POSTPONED_MS = 60_000
 _NEVER = -(2**63)
 
@@ -72,10 +76,7 @@ class Retention:
         self._not_before = now_ms + _POSTPONED_MS
 
     def step(self, now_ms: int) -> bool:
-        """Do one slice of what is due; whether there may be more.
-
-        Raises StorageError for a damaged block.
-        """
+        """Do one slice of what is due; whether there may be more."""
         if self._policy.keeps_all or now_ms < self._not_before:
             return False
         with self._engine.begin() as connection:
@@ -90,13 +91,24 @@ class Retention:
                     due.append((number, job))
                 elif not due:
                     self._after = number
-            changed = bool(due) and self._slice(connection, reached, due)
+            changed = bool(due) and self._surely(connection, reached, due)
         if changed:
             self._changed()
         if not page:
             self._after = -1
             self._not_before = now_ms + _REST_MS
         return bool(page)
+
+    def _surely(
+        self, connection: sa.Connection, reached: Watermark, due: list[tuple[int, Job]]
+    ) -> bool:
+        """A slice; a meter with a damaged block is left as it is."""
+        try:
+            return self._slice(connection, reached, due)
+        except StorageError as error:  # before anything was written
+            log.error("cannot thin: %s", error)
+            self._after = due[0][0]
+            return False
 
     def _slice(
         self, connection: sa.Connection, reached: Watermark, due: list[tuple[int, Job]]
@@ -112,7 +124,10 @@ class Retention:
             job = narrow
             found = _touching(connection, reached, [first], job)
         coarsest = max((block.shift for block in found), default=0)
-        same = [number for number, other in due if other.window == due[0][1].window]
+        same = [number for number, other in due if other == due[0][1]]
+        if not found and not _touching(connection, reached, same, job):
+            _mark(connection, same, job)
+            return False
         numbers = [number for number in same if number >> coarsest == first >> coarsest]
         together = [meters.by_number(connection, number) for number in numbers[:_TOGETHER]]
         together = [each for each in together if self._defaults.zone(each) == zone]

@@ -96,8 +96,8 @@ def _stored(own: Stored, kept: Series) -> Stored:
     """Thinned readings of one series, with what is stored of those that were sent."""
     # Of one instant there are as many as before, or the first of equal ones.
     rank = np.arange(len(kept)) - kept.time.searchsorted(kept.time)
-    at = own.time.searchsorted(kept.time) + rank
-    sent = np.isin(kept.time, own.time)
+    at = (own.time.searchsorted(kept.time) + rank).clip(0, len(own) - 1)
+    sent = own.time[at] == kept.time
     late = np.zeros(len(kept), np.int64)
     late[sent] = own.late[at[sent]]
     return Stored(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from storage import blocks, daily, history, journal, latest, meters, schema, watermark
+from storage import blocks, daily, history, journal, latest, meters, retention, schema, watermark
 from storage.block_store import BlockStore
 from storage.blocks import Stored
 from storage.defaults import Defaults
@@ -71,6 +71,10 @@ class Sealer:
         """Do nothing for a while: the last slice failed."""
         self._not_before = now_ms + _POSTPONED
         self._pass = None
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Plan anew: blocks are other ones than this sealer made."""
         with self._engine.connect() as connection:
             self._watermark = watermark.read(connection)
             self._store = BlockStore(connection)
@@ -148,6 +152,7 @@ class Sealer:
                 reached = self._store.add(connection, arranged, current.shift, reached)
                 settled = self._grow_days(connection, arranged)
                 latest.keep(connection, arranged, newest, settled)
+                retention.came_late(connection, arranged)
             watermark.write(connection, reached)
             if ended:
                 table = schema.journal

@@ -25,9 +25,11 @@ from storage.engine import (
     open_writer,
 )
 from storage.inbox import Router
+from storage.ladder import KEEP_ALL, Policy
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.meter_index import UNKNOWN, MeterIndex, runs
 from storage.queries import Reader
+from storage.retention import Retention
 from storage.sealing import Sealer
 from telemetry import meter_id
 from telemetry.readings import Readings, UInt64s
@@ -59,13 +61,19 @@ class Writer:
     """Commits what receivers hand over; everything happens on the thread that calls ``run``."""
 
     def __init__(
-        self, database: Database, endpoint: str, defaults: Defaults, publisher: Publisher
+        self,
+        database: Database,
+        endpoint: str,
+        defaults: Defaults,
+        publisher: Publisher,
+        policy: Policy = KEEP_ALL,
     ) -> None:
         """Open the database and the socket; raises StorageError or zmq.ZMQError."""
         self._engine = open_writer(database)
         self._reader = Reader(database)
         self._watch = LimitWatch(self._reader, defaults)
         self._sealer = Sealer(self._engine, defaults)
+        self._retention = Retention(self._engine, policy, defaults, self._sealer.look_again)
         self._busy = False  # sealing: more of it is due at once
         self._publisher = publisher
         self._router = Router(endpoint)
@@ -241,14 +249,15 @@ class Writer:
     # Sealing
 
     def _seal(self) -> None:
-        """Seal one slice, if one is due."""
+        """Seal one slice, or thin one, if one is due."""
         try:
-            self._busy = self._sealer.step(_now())
+            self._busy = self._sealer.step(_now()) or self._retention.step(_now())
         except sa.exc.OperationalError as error:
             # The journal keeps what cannot be sealed: nothing is lost by waiting.
             log.error("cannot seal, trying again: %s", error.orig)
             self._busy = False
             self._sealer.postpone(_now())
+            self._retention.postpone(_now())
 
     # Requests of the query service
 

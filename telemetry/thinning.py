@@ -182,8 +182,10 @@ class _Work:
         settled = self.settled
         plain = _take(settled, keep & self.inside & (settled.flags == 0))
         disputed = settled.time[self.inside & (settled.flags != 0)]
-        sent = _take(self.series, np.flatnonzero(np.isin(self.series.time, disputed)))
-        found = _concatenate([plain, sent, made])
+        found = _concatenate([plain, made])
+        if len(disputed):
+            sent = np.isin(self.series.time, disputed)
+            found = _concatenate([found, _take(self.series, sent)])
         return _take(found, np.argsort(found.time, kind="stable"))
 
     def _booked_with(self, found: Series) -> Curve:
