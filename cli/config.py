@@ -17,9 +17,10 @@ import msgspec
 import tzlocal
 from platformdirs import user_data_path
 
+from cli.config_lines import line_of
 from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
-from storage.engine import Database
+from storage.engine import Database, StorageError, place
 from telemetry.formats import FORMATS
 
 LOOPBACK = "127.0.0.1"
@@ -49,6 +50,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Everything that can be configured; the keys of the TOML file."""
 
     data: str | None = None
+    database_url: str | None = msgspec.field(default=None, name="database")
     time_zone: str | None = None
     alert_limit_kwh: Decimal = Decimal(500)
     price: Decimal = Decimal("0.50")
@@ -67,8 +69,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     @property
     def database(self) -> Database:
-        """The database, in the directory of all data."""
-        return Database(self.directory)
+        """The database: on a server, or in the directory of all data."""
+        return Database(self.directory, self.database_url)
 
     @property
     def writer_endpoint(self) -> str:
@@ -155,6 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="a TOML file, see docs/config.md"
     )
     parser.add_argument("--data", metavar="DIR", help="the directory for all data")
+    parser.add_argument("--database", metavar="URL", help="a PostgreSQL database, see docs")
     parser.add_argument("--address", metavar="HOST", help="listen there with everything")
     for flag, default in (("udp", 5001), *PORTS.items()):
         parser.add_argument(f"--{flag}-port", type=_port, metavar="N", help=f"default {default}")
@@ -169,8 +172,9 @@ def _port(text: str) -> int:
 
 def flags_of(arguments: argparse.Namespace) -> list[str]:
     """The same flags again, for a child process."""
-    names = ("config", "data", "address", "udp_port", "query_port", "live_port", "http_port")
-    given = ((name, getattr(arguments, name)) for name in (*names, "time_zone"))
+    ports = (f"{name}_port" for name in ("udp", *PORTS))
+    names = ("config", "data", "database", "address", *ports, "time_zone")
+    given = ((name, getattr(arguments, name)) for name in names)
     return [
         part
         for name, value in given
@@ -185,10 +189,11 @@ def load(arguments: argparse.Namespace) -> Config:
     if arguments.config:
         config = _parse(arguments.config)
         _check(config, arguments.config)
+    plain = {"data": "data", "database": "database_url", "time_zone": "time_zone"}
     changes: dict[str, Any] = {
-        name: value
-        for name in ("data", "time_zone")
-        if (value := getattr(arguments, name)) is not None
+        field: value
+        for flag, field in plain.items()
+        if (value := getattr(arguments, flag)) is not None
     }
     for service in PORTS:
         changes[service] = _override(
@@ -235,48 +240,20 @@ def _with_line(path: Path, text: str, message: str) -> str:
         said = message.split(" - at")[0].lower()
         said = said.replace(" | null", "").replace("`object`", "`table`")
         message = f"{'.'.join(keys)}: {said}"
-    return f"{path}:{_line(text, keys)}: {message}"
+    return f"{path}:{line_of(text, keys)}: {message}"
 
 
 def _known(keys: list[str]) -> tuple[str, ...]:
     tables = {"": Config, "listeners": Listener, "retention": Retention}
     tables["retention.groups"] = RetentionGroup
     path = ".".join(key for key in keys if not key.isdigit())
-    return tables.get(path, Address).__struct_fields__
-
-
-def _line(text: str, keys: list[str]) -> int:
-    """The line of a key in its table (of a list: in its element), else of the table, else 1."""
-    *tables, name = [key for key in keys if not key.isdigit()] or [""]
-    element = next((int(key) for key in keys if key.isdigit()), 0)
-    wanted = ".".join(tables)
-    own = f"{wanted}.{name}" if wanted else name
-    current, begun, table_at = "", -1, 0
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*(\[\[?)\s*([\w.-]+)", line)
-        if header:
-            current = header.group(2)
-            begun += current == wanted and header.group(1) == "[["
-        elif not current and re.match(rf"\s*{re.escape(wanted)}\s*\.\s*{re.escape(name)}\b", line):
-            return number
-        inside = current == wanted and begun in (-1, element)
-        if inside and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[=.]", line):
-            return number
-        if (inside and header) or (not current and re.match(rf"\s*{re.escape(wanted)}\b", line)):
-            table_at = table_at or number
-        elif header and current == own:
-            return number
-    return table_at or 1
+    return tables.get(path, Address).__struct_encode_fields__
 
 
 def _check(config: Config, path: Path | None) -> None:
     """Raise ConfigError for values of the right type that make no sense."""
     complaints = [
-        (
-            "time_zone",
-            config.time_zone is None or _is_zone(config.time_zone),
-            f"{config.time_zone!r} is no IANA time zone",
-        ),
+        ("time_zone", _is_zone(zone := config.time_zone), f"{zone!r} is no IANA time zone"),
         ("billing_day", 1 <= config.billing_day <= 31, "a day of the month is 1 to 31"),
         ("price", config.price.is_finite() and config.price >= 0, "a price is not negative"),
         (
@@ -286,6 +263,7 @@ def _check(config: Config, path: Path | None) -> None:
         ),
         ("listeners", bool(config.listeners), "there must be one at least"),
         ("data", config.data != "", "must not be empty"),
+        ("database", not (wrong := _wrong_url(config.database_url)), wrong),
     ]
     for number, listener in enumerate(config.listeners):
         known = ", ".join(FORMATS)
@@ -305,13 +283,23 @@ def _check(config: Config, path: Path | None) -> None:
         if not good:
             text = path.read_text("utf-8") if path else ""
             keys = key.split(".")
-            place = f"{path}:{_line(text, keys)}: " if path and keys[-1] in text else ""
+            place = f"{path}:{line_of(text, keys)}: " if path and keys[-1] in text else ""
             raise ConfigError(f"{place}{key}: {complaint}")
 
 
-def _is_zone(name: str) -> bool:
+def _wrong_url(url: str | None) -> str:
+    """What is wrong with the URL of a database, or nothing."""
     try:
-        ZoneInfo(name)
+        if url is not None:
+            place(Database(Path(), url or "empty"))
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
+def _is_zone(name: str | None) -> bool:
+    try:
+        ZoneInfo("UTC" if name is None else name)
     except (ValueError, OSError, KeyError):
         return False
     return True

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from storage import history, journal, meters, schema, watermark
 from storage.blocks import Stored
-from storage.engine import Database, StorageError, database_path, open_reader
+from storage.engine import Database, StorageError, octets, open_reader
 from storage.meters import Meter
 from storage.tail import Tail
 from telemetry.intervals import Replacement
@@ -18,6 +18,7 @@ from telemetry.readings import Series
 from telemetry.registers import Register
 
 _BODIES_A_READ = 256
+_MOST_REMEMBERED = 100_000
 _NEW = (
     sa.select(schema.journal.c.id, schema.journal.c.body)
     .where(schema.journal.c.id > sa.bindparam("last"))
@@ -40,12 +41,16 @@ class UnknownMeterError(LookupError):
 class Reader:
     """Reads one database. Everything is asked inside a ``snapshot``. Not thread-safe."""
 
-    def __init__(self, database: Database) -> None:
-        """Open the database; raises StorageError where there is none yet."""
-        self._path = database_path(database.data)
-        self._engine = open_reader(database)
+    def __init__(self, database: Database, *, connect: bool = True) -> None:
+        """Open the database; raises StorageError where there is none yet.
+
+        With ``connect`` false a server is left alone until the first ``snapshot``.
+        """
+        self._database = database
+        self._engine = open_reader(database, connect=connect)
         self._tail = Tail()
         self._watermark = watermark.Watermark()
+        self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
         self._last = 0
         self._current: sa.Connection | None = None
 
@@ -74,7 +79,10 @@ class Reader:
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
-        self._watermark = watermark.read(self._connection)
+        reached = watermark.read(self._connection)
+        if reached != self._watermark or len(self._oldest) > _MOST_REMEMBERED:
+            self._oldest.clear()
+        self._watermark = reached
         self._last = max(self._last, self._watermark.sealed)
         while True:
             rows = self._connection.execute(_NEW, {"last": self._last}).all()
@@ -90,9 +98,8 @@ class Reader:
 
     @property
     def octets(self) -> int:
-        """The size of the database and its log on disk."""
-        files = (self._path, self._path.with_name(self._path.name + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        """The size of the database on disk."""
+        return octets(self._database, self._connection)
 
     def readings(self) -> int:
         """Values stored, repeats among them."""
@@ -156,7 +163,10 @@ class Reader:
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
-        sealed = history.oldest(self._connection, self._watermark, meter.number, register.code)
+        key = meter.number, register.code
+        if key not in self._oldest:
+            self._oldest[key] = history.oldest(self._connection, self._watermark, *key)
+        sealed = self._oldest[key]
         tail = self._tail.series(meter.number, register.code).time
         if not len(tail):
             return sealed

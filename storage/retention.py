@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
 
-from storage import blocks, history, meters, schema, watermark
+from storage import blocks, history, meters, retention_marks, schema, watermark
 from storage.block_store import BlockStore
 from storage.blocks import LASTING, Stored
 from storage.defaults import Defaults
@@ -27,11 +26,12 @@ from storage.engine import StorageError
 from storage.journal import DamagedError
 from storage.ladder import Keep, Policy
 from storage.meters import Meter
-from storage.retention_plan import Held, Job, narrowed, next_job
+from storage.retention_plan import Job, narrowed, next_job
 from storage.retention_thin import reduced
 from storage.watermark import Watermark
-from telemetry.calendar import DAY_MS
 from telemetry.readings import Series
+
+Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
 log = logging.getLogger("writer")
 
@@ -42,7 +42,7 @@ _REST_MS = 6 * 3_600_000  # after which all meters are looked at again
 _POSTPONED_MS = 60_000
 _NEVER = -(2**63)
 
-_BLOCKS, _THINNED, _METERS = schema.blocks.c, schema.thinned.c, schema.meters.c
+_BLOCKS = schema.blocks.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +55,20 @@ class _Block:
 
 
 class Retention:
-    """Belongs to the writer's thread, and uses its engine.
+    """Belongs to the writer's thread, and uses its transactions.
 
-    ``changed`` is called after each transaction that changed blocks: who plans with them must
-    look again.
+    ``changed`` is called at the end of each transaction that changes blocks: who plans with them
+    must look again.
     """
 
     def __init__(
-        self, engine: Engine, policy: Policy, defaults: Defaults, changed: Callable[[], None]
+        self,
+        begin: Begin,
+        policy: Policy,
+        defaults: Defaults,
+        changed: Callable[[sa.Connection], None],
     ) -> None:
-        self._engine = engine
+        self._begin = begin
         self._policy = policy
         self._defaults = defaults
         self._changed = changed
@@ -79,9 +83,9 @@ class Retention:
         """Do one slice of what is due; whether there may be more."""
         if self._policy.keeps_all or now_ms < self._not_before:
             return False
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             reached = watermark.read(connection)
-            page = held(connection, self._defaults, reached, self._after, _PAGE)
+            page = retention_marks.held(connection, self._defaults, reached, self._after, _PAGE)
             due: list[tuple[int, Job]] = []
             for number, meter in page:
                 job = None
@@ -91,9 +95,8 @@ class Retention:
                     due.append((number, job))
                 elif not due:
                     self._after = number
-            changed = bool(due) and self._surely(connection, reached, due)
-        if changed:
-            self._changed()
+            if due and self._surely(connection, reached, due):
+                self._changed(connection)
         if not page:
             self._after = -1
             self._not_before = now_ms + _REST_MS
@@ -126,7 +129,7 @@ class Retention:
         coarsest = max((block.shift for block in found), default=0)
         same = [number for number, other in due if other == due[0][1]]
         if not found and not _touching(connection, reached, same, job):
-            _mark(connection, same, job)
+            retention_marks.mark(connection, same, job)
             return False
         numbers = [number for number in same if number >> coarsest == first >> coarsest]
         together = [meters.by_number(connection, number) for number in numbers[:_TOGETHER]]
@@ -134,7 +137,7 @@ class Retention:
         numbers = [each.number for each in together]
         found = _touching(connection, reached, numbers, job)
         changed = self._rewrite(connection, reached, together, job, found)
-        _mark(connection, numbers, job)
+        retention_marks.mark(connection, numbers, job)
         return changed
 
     def _rewrite(
@@ -189,62 +192,6 @@ class Retention:
         return True
 
 
-def came_late(connection: sa.Connection, sealed: Stored) -> None:
-    """Move the marks back of meters that have readings before them among those just sealed."""
-    if not len(sealed):
-        return
-    newest = connection.execute(sa.select(sa.func.max(_THINNED.upto_ms))).scalar()
-    if newest is None or int(sealed.time.min()) >= newest:
-        return
-    old = sealed.take(sealed.time < newest)
-    for number in np.unique(old.meter).tolist():
-        earliest = int(old.time[old.meter == number].min())
-        # With the day before: the interval that the reading divides may begin there.
-        back = earliest - earliest % DAY_MS - DAY_MS
-        own = (_THINNED.meter == number) & (_THINNED.upto_ms > earliest)
-        connection.execute(schema.thinned.update().where(own).values(upto_ms=back))
-
-
-def held(
-    connection: sa.Connection, defaults: Defaults, reached: Watermark, after: int, most: int
-) -> list[tuple[int, Held | None]]:
-    """A page of the meters numbered above ``after``; None for one that has nothing sealed.
-
-    The first instant of a meter is that of the blocks that it may be in.
-    """
-    rows = connection.execute(
-        sa.select(_METERS.number, _METERS.id, _METERS.time_zone)
-        .where(_METERS.number > after)
-        .order_by(_METERS.number)
-        .limit(most)
-    ).all()
-    if not rows:
-        return []
-    marks: dict[int, dict[Keep, int]] = {}
-    of_page = _THINNED.meter.between(rows[0].number, rows[-1].number)
-    for number, tier, upto_ms in connection.execute(sa.select(schema.thinned).where(of_page)):
-        marks.setdefault(number, {})[Keep(tier)] = upto_ms
-    firsts: dict[tuple[int, int], int] = {}
-    for shift in reached.shift_list:
-        groups = _BLOCKS.grp.between(rows[0].number >> shift, rows[-1].number >> shift)
-        query = (
-            sa.select(_BLOCKS.grp, sa.func.min(_BLOCKS.first_ms))
-            .where(_BLOCKS.shift == shift, groups)
-            .group_by(_BLOCKS.grp)
-        )
-        firsts |= {(shift, group): first_ms for group, first_ms in connection.execute(query)}
-    found: list[tuple[int, Held | None]] = []
-    for number, name, zone in rows:
-        known = [firsts.get((shift, number >> shift)) for shift in reached.shift_list]
-        first_ms = min((first for first in known if first is not None), default=None)
-        own = ZoneInfo(zone or defaults.time_zone)
-        of_meter = None
-        if first_ms is not None:
-            of_meter = Held(name, own, first_ms, marks.get(number, {}))
-        found.append((number, of_meter))
-    return found
-
-
 def _touching(
     connection: sa.Connection, reached: Watermark, numbers: list[int], job: Job
 ) -> list[_Block]:
@@ -291,13 +238,3 @@ def _loads(connection: sa.Connection, reached: Watermark, meter: int) -> Callabl
         return load
 
     return of_register
-
-
-def _mark(connection: sa.Connection, numbers: list[int], job: Job) -> None:
-    tier = _THINNED.tier == job.keep.value
-    connection.execute(schema.thinned.delete().where(tier, _THINNED.meter.in_(numbers)))
-    rows = [
-        {"meter": number, "tier": job.keep.value, "upto_ms": job.window.end_ms}
-        for number in numbers
-    ]
-    connection.execute(schema.thinned.insert(), rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -17,9 +16,10 @@ from storage.changes import ChangeMeter
 from storage.defaults import Defaults
 from storage.energy import energy_curve
 from storage.engine import Database, close_writer, open_writer
-from storage.ladder import Policy, parse
+from storage.ladder import Keep, Policy, parse
 from storage.queries import Reader
 from storage.retention import Retention
+from storage.retention_marks import coming
 from storage.sealing import Sealer
 from telemetry import meter_id
 from telemetry.calendar import DAY_MS, HOUR_MS, Step, edges, parse_instant
@@ -36,15 +36,17 @@ LATER = START + 400 * DAY_MS
 class House:
     """A database with meters, a sealer and retention, driven by hand."""
 
-    def __init__(self, data: Path, policy: Policy, count: int) -> None:
-        self.database = Database(data)
-        self.engine: Engine = open_writer(self.database)
+    def __init__(self, database: Database, policy: Policy, count: int) -> None:
+        self.database = database
+        self.engine: Engine = open_writer(database)
         with self.engine.begin() as connection:
             for number in range(1, count + 1):
                 meters.change(connection, ChangeMeter(id=f"m-{number}", add=True), number, 0)
         self.next = 1
-        self.sealer = Sealer(self.engine, DEFAULTS)
-        self.retention = Retention(self.engine, policy, DEFAULTS, self.sealer.look_again)
+        self.sealer = Sealer(self.engine.begin, DEFAULTS)
+        with self.engine.begin() as connection:
+            self.sealer.learn(connection)
+        self.retention = Retention(self.engine.begin, policy, DEFAULTS, self.sealer.look_again)
         self.slices: list[float] = []
 
     def add(self, number: int, times: Int64s, values: Int64s, code: int = ENERGY_IMPORT) -> None:
@@ -127,9 +129,9 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[House]:
+def house(database: Database, request: pytest.FixtureRequest) -> Iterator[House]:
     ladder, count = request.param
-    made = House(tmp_path, Policy(parse(ladder), (("m-3", ()),)), count)
+    made = House(database, Policy(parse(ladder), (("m-3", ()),)), count)
     yield made
     close_writer(made.engine)
 
@@ -251,6 +253,25 @@ def test_slices_of_a_meter_that_sends_every_second_are_short(house: House) -> No
     assert house.energy(1, Step.HOUR, 32) == before
     assert len(house.readings(1)) < 31 * 96 + 90_000
     assert sorted(house.slices)[len(house.slices) // 2] < 0.1
+
+
+@ladder("raw 30 d, 15 min", 4)
+def test_what_retention_does_next(house: House) -> None:
+    for number in (1, 2, 3):
+        house.add(number, *rising(60, 60_000, number))
+    house.seal()
+    policy = house.retention._policy
+
+    def rows() -> list[tuple[Keep, int, int, int | None]]:
+        with house.engine.connect() as connection:
+            found = coming(connection, policy, DEFAULTS, LATER)
+        return [(row.keep, row.meters, row.waiting, row.from_ms) for row in found]
+
+    assert rows() == [(Keep.QUARTER, 2, 2, START)]
+    house.thin()
+    assert rows() == [(Keep.QUARTER, 2, 0, None)]
+    with house.engine.connect() as connection:
+        assert coming(connection, Policy(), DEFAULTS, LATER) == []
 
 
 @ladder("raw 30 d, 15 min", 1)
