@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from storage.engine import StorageError
 from storage.journal import DamagedError
 from storage.ladder import Keep, Policy
 from storage.meters import Meter
-from storage.retention_plan import Job, narrowed, next_job
+from storage.retention_plan import Held, Job, narrowed, next_job
 from storage.retention_thin import reduced
 from storage.watermark import Watermark
 from telemetry.readings import Series
@@ -38,6 +39,7 @@ log = logging.getLogger("writer")
 _MOST = 100_000  # values in the blocks that a slice rewrites, if a window of a day has not more
 _TOGETHER = 16  # meters of a slice that share blocks
 _PAGE = 256  # meters looked at in a slice
+_LOOKING = 0.01  # seconds
 _REST_MS = 6 * 3_600_000  # after which all meters are looked at again
 _POSTPONED_MS = 60_000
 _NEVER = -(2**63)
@@ -87,9 +89,14 @@ class Retention:
             reached = watermark.read(connection)
             page = retention_marks.held(connection, self._defaults, reached, self._after, _PAGE)
             due: list[tuple[int, Job]] = []
+            began = time.perf_counter()
             for number, meter in page:
+                if time.perf_counter() - began > _LOOKING:
+                    break
                 job = None
-                if meter is not None:
+                if meter is not None and not due:
+                    job = self._with_data(connection, reached, number, meter, now_ms)
+                elif meter is not None:
                     job = next_job(self._policy.ladder(meter.id), meter, now_ms)
                 if job is not None:
                     due.append((number, job))
@@ -101,6 +108,21 @@ class Retention:
             self._after = -1
             self._not_before = now_ms + _REST_MS
         return bool(page)
+
+    def _with_data(
+        self, connection: sa.Connection, reached: Watermark, number: int, meter: Held, now_ms: int
+    ) -> Job | None:
+        """The next job of a meter with anything to do; windows without blocks are done at once."""
+        ladder, skipped = self._policy.ladder(meter.id), dict[Keep, Job]()
+        while (job := next_job(ladder, meter, now_ms)) is not None:
+            if _touching(connection, reached, [number], job):
+                break
+            skipped[job.keep] = job
+            marks = dict(meter.marks) | {job.keep: job.window.end_ms}
+            meter = dataclasses.replace(meter, marks=marks)
+        for done in skipped.values():
+            retention_marks.mark(connection, [number], done)
+        return job
 
     def _surely(
         self, connection: sa.Connection, reached: Watermark, due: list[tuple[int, Job]]
@@ -128,9 +150,6 @@ class Retention:
             found = _touching(connection, reached, [first], job)
         coarsest = max((block.shift for block in found), default=0)
         same = [number for number, other in due if other == due[0][1]]
-        if not found and not _touching(connection, reached, same, job):
-            retention_marks.mark(connection, same, job)
-            return False
         numbers = [number for number in same if number >> coarsest == first >> coarsest]
         together = [meters.by_number(connection, number) for number in numbers[:_TOGETHER]]
         together = [each for each in together if self._defaults.zone(each) == zone]
