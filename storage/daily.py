@@ -238,7 +238,7 @@ def around(
     if len(part) < 2:
         return Around(Days.concatenate([]), 0, 0, settled=True)
     sure = anchors.anchored(part.time, part.value, meter.max_power_w, swaps)
-    settled = len(sure) > 0 and int(sure[-1]) == len(part) - 1
+    settled = len(sure) > 0 and int(sure.end[-1]) == len(part) - 1
     zone = defaults.zone(meter)
     edges, dates = calendar.days(zone, int(part.time[0]), int(part.time[-1]))
     low = None if earliest is None else int(edges[0])

@@ -18,7 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from storage import blocks, daily, history, journal, latest, meters, schema, watermark
+from storage import (
+    blocks,
+    daily,
+    history,
+    journal,
+    latest,
+    meters,
+    retention_marks,
+    schema,
+    watermark,
+)
 from storage.block_store import BlockStore, by_group, finest
 from storage.blocks import Stored
 from storage.defaults import Defaults
@@ -79,6 +89,11 @@ class Sealer:
     def postpone(self, now_ms: int) -> None:
         """Do nothing for a while: the last slice failed."""
         self._not_before = now_ms + _POSTPONED
+
+    def look_again(self, connection: sa.Connection) -> None:
+        """Plan anew, in the transaction of another that changed blocks."""
+        self._watermark = watermark.read(connection)
+        self._store = BlockStore(connection)
 
     def step(self, now_ms: int) -> bool:
         """Do one slice of what is due, sealing before merging; whether there was any."""
@@ -157,6 +172,7 @@ class Sealer:
                 reached = self._store.add(connection, arranged, current.shift, reached)
                 settled = self._grow_days(connection, arranged)
                 latest.keep(connection, arranged, newest, settled)
+                retention_marks.came_late(connection, arranged)
             watermark.write(connection, reached)
             if ended:
                 table = schema.journal
