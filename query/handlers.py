@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from query import billing
+from query import billing, fleet
 from query import messages as m
+from query.asking import Answers, flag_names, page_size
 from query.transport import BusError
 from storage.defaults import Defaults
 from storage.energy import energy_curve
 from storage.meters import Meter
-from storage.queries import Reader, UnknownMeterError
+from storage.queries import UnknownMeterError
 from telemetry import calendar, intervals
 from telemetry.calendar import DAY_MS, HOUR_MS, QUARTER_MS, Step
 from telemetry.intervals import Curve, Flag
@@ -30,14 +31,6 @@ _LONGEST = {
     Step.DAY: 2 * DAY_MS,
     Step.MONTH: 33 * DAY_MS,
 }
-
-
-class Answers(NamedTuple):
-    """What an answer is made from."""
-
-    reader: Reader
-    defaults: Defaults
-    version: str
 
 
 def answer(request: m.AnyRequest, source: Answers) -> m.Reply:
@@ -68,7 +61,7 @@ def _ping(_request: m.Ping, source: Answers) -> m.Pong:
 
 
 def _list_meters(request: m.ListMeters, source: Answers) -> m.MeterPage:
-    most = _page(request.most)
+    most = page_size(request.most)
     found = source.reader.meters(request.prefix, request.after, most + 1)
     infos = [meter_info(meter, source.defaults) for meter in found[:most]]
     return m.MeterPage(meters=infos, next=infos[-1].id if len(found) > most else None)
@@ -104,7 +97,7 @@ def _status_names(status: int) -> list[str]:
 
 
 def _get_history(request: m.GetHistory, source: Answers) -> m.History:
-    most = _page(request.most)
+    most = page_size(request.most)
     try:
         step = Step(request.step)
     except ValueError:
@@ -132,7 +125,7 @@ def _get_history(request: m.GetHistory, source: Answers) -> m.History:
         start_ms=starts[:most].tolist(),
         end_ms=ends[:most].tolist(),
         wh=wh[:most].tolist(),
-        flags=_flag_names(flags[:most]),
+        flags=flag_names(flags[:most]),
         next=more,
     )
 
@@ -162,7 +155,7 @@ def _within(edges: Int64s, start: int | None, end: int | None) -> Int64s:
 
 
 def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
-    most = _page(request.most)
+    most = page_size(request.most)
     register = BY_NAME.get(request.register)
     if register is None:
         raise BusError("bad_request", f"there is no register {request.register!r}")
@@ -198,12 +191,12 @@ def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
         wh=int(slots.energy[0]),
         start_ms=None if empty else max(start, int(curve.time[0])),
         end_ms=None if empty else min(end, int(curve.time[-1])),
-        flags=_flag_names(slots.flags)[0],
+        flags=flag_names(slots.flags)[0],
     )
 
 
 def _list_alerts(request: m.ListAlerts, source: Answers) -> m.AlertPage:
-    most = _page(request.most)
+    most = page_size(request.most)
     if request.before is not None and not 0 <= request.before < 2**63:
         raise BusError("bad_request", "before is the number of an alert")
     meter = None if request.id is None else _meter(source, request.id)
@@ -267,6 +260,9 @@ _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
     m.GetTotal: _get_total,
     m.ListAlerts: _list_alerts,
     m.GetBill: _get_bill,
+    m.GetFleet: fleet.get_fleet,
+    m.GetTop: fleet.get_top,
+    m.GetStorage: fleet.get_storage,
 }
 
 
@@ -277,12 +273,6 @@ def _meter(source: Answers, name: str) -> Meter:
         raise BusError("unknown_meter", str(error)) from None
     except ValueError as error:
         raise BusError("bad_request", str(error)) from None
-
-
-def _page(most: int) -> int:
-    if not 1 <= most <= m.MOST_ROWS:
-        raise BusError("bad_request", f"most is 1 to {m.MOST_ROWS}, not {most}")
-    return most
 
 
 def _instant(field: str, instant: int | None) -> int | None:
@@ -301,8 +291,3 @@ def _range(start_ms: int | None, end_ms: int | None, curve: Curve) -> tuple[int,
     start = min(first, end - 1) if start is None and end is not None else start
     start = first if start is None else start
     return start, max(last, start + 1) if end is None else end
-
-
-def _flag_names(flags: UInt16s) -> list[list[str]]:
-    names = {flag: intervals.names(flag) for flag in np.unique(flags).tolist()}
-    return [names[flag] for flag in flags.tolist()]

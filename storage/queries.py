@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import sqlalchemy as sa
 
-from storage import journal, meters, schema
+from storage import deletion, engine, journal, meters, schema
 from storage.engine import Database, StorageError, database_path, open_reader
 from storage.meters import Meter
 from storage.tail import Tail
@@ -39,6 +39,9 @@ class Reader:
         self._engine = open_reader(database)
         self._tail = Tail()
         self._last = 0
+        self._deletions = 0  # of meters, that are known
+        self._news: tuple[object, int] | None = None
+        self._meters: dict[str, Meter] = {}  # asked for since the last news
         self._current: sa.Connection | None = None
 
     def close(self) -> None:
@@ -54,15 +57,33 @@ class Reader:
         with self._engine.connect() as connection, connection.begin():
             self._current = connection
             try:
-                self._follow_journal()
+                self._follow()
                 yield
             finally:
                 self._current = None
 
     @property
+    def connection(self) -> sa.Connection:
+        """The snapshot's connection, for questions that have a module of their own."""
+        return self._connection
+
+    @property
     def _connection(self) -> sa.Connection:
         assert self._current is not None, "outside a snapshot"
         return self._current
+
+    def _follow(self) -> None:
+        """Learn what was committed since the last snapshot."""
+        news = engine.news(self._connection)
+        if news is not None and news == self._news:
+            return
+        self._news = None
+        self._meters.clear()
+        self._follow_journal()
+        for note in deletion.notes(self._connection, self._deletions).values():
+            self._tail.forget(note.meter)
+            self._deletions += 1
+        self._news = news
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows."""
@@ -89,9 +110,10 @@ class Reader:
 
     def meter(self, name: str) -> Meter:
         """The meter of an id; UnknownMeterError, or ValueError for what is no id."""
-        found = meters.find(self._connection, name)
+        found = self._meters.get(name) or meters.find(self._connection, name)
         if found is None:
             raise UnknownMeterError(meters.unknown(name))
+        self._meters[name] = found
         return found
 
     def by_number(self, number: int) -> Meter:

@@ -35,6 +35,17 @@ class _Run:
             self.status[start:end],
         )
 
+    def without(self, first: int, last: int) -> _Run:
+        """The readings with keys below ``first`` or from ``last`` on."""
+        start, end = np.searchsorted(self.key, np.array([first, last], np.uint64))
+        if start == end:
+            return self
+        kept = np.ones(len(self.key), np.bool_)
+        kept[start:end] = False
+        return _Run(
+            self.key[kept], self.time[kept], self.value[kept], self.epoch[kept], self.status[kept]
+        )
+
 
 def _concatenate(parts: list[_Run]) -> _Run:
     return _Run(
@@ -70,6 +81,11 @@ class Tail:
                 both.status[order],
             )
         self._runs.append(newest)
+
+    def forget(self, meter: int) -> None:
+        """Drop all readings of a meter."""
+        first, last = series_key(meter), series_key(meter + 1)
+        self._runs = [run.without(first, last) for run in self._runs]
 
     def series(self, meter: int, register: int) -> Series:
         """The readings of one register of one meter, in the order of their acceptance."""

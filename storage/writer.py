@@ -13,9 +13,16 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
-from storage import handover, journal, meters, schema
-from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMeter, check
+from storage import deletion, handover, journal, meters, schema
+from storage.changes import (
+    Change,
+    ChangeRefusedError,
+    DeleteMeter,
+    ReplaceMeter,
+    check,
+)
 from storage.defaults import Defaults
+from storage.deletion import Deletions
 from storage.engine import (
     Database,
     StorageError,
@@ -41,7 +48,7 @@ _LARGEST = 262_144  # readings
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
-_CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(ChangeMeter | ReplaceMeter)
+_CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(Change)
 
 
 class Publisher(Protocol):
@@ -72,6 +79,7 @@ class Writer:
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
         self._settle_after = 0.0
+        self._deletions = Deletions(self._engine)
         self._load()
         self._observe_again()
 
@@ -80,19 +88,20 @@ class Writer:
             known = list(meters.numbered(connection))
             newest = sa.select(sa.func.max(schema.journal.c.id))
             self._next = (connection.execute(newest).scalar() or 0) + 1
+            highest = deletion.highest(connection)
         if known:
             keys = np.frombuffer(b"".join(octets for _, octets, _ in known), np.uint64)
             numbers = np.array([number for number, *_ in known], np.int64)
             self._index.add(keys[0::2].copy(), keys[1::2].copy(), numbers)
         self._limits = {number: limit for number, _, limit in known if limit is not None}
-        self._next_meter = 1 + max((number for number, *_ in known), default=0)
+        self._next_meter = 1 + max(highest, *(number for number, *_ in known), 0)
 
     def run(self, stop: threading.Event) -> None:
         """Commit until ``stop`` is set and nothing more comes; then close the database."""
         gathered, since = 0, 0.0
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
-            if self._watch.waiting and not self._postponed():
+            if self._deletions.waiting or (self._watch.waiting and not self._postponed()):
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -108,6 +117,7 @@ class Writer:
                 if stop.is_set() and not taken:
                     break
             self._settle_limits()
+            self._deletions.work(_SETTLING)
         self.close()
 
     def close(self) -> None:
@@ -231,6 +241,8 @@ class Writer:
                 except journal.DamagedError as error:
                     raise StorageError(f"row {number} of the journal is damaged: {error}") from None
                 self._watch.observe(batch, first_new=self._next_meter)
+        for number in self._deletions.numbers:
+            self._watch.forget(number)
 
     # Requests of the query service
 
@@ -255,6 +267,8 @@ class Writer:
         try:
             wanted = _CHANGES.decode(body)
             check(wanted)
+            if isinstance(wanted, DeleteMeter):
+                return {"found": self._delete(wanted)}
             with self._engine.begin() as connection:
                 if isinstance(wanted, ReplaceMeter):
                     meter = meters.replace(connection, wanted)
@@ -271,6 +285,22 @@ class Writer:
             self._next_meter += 1
         self._watch.recheck(meter.number)
         return {"number": meter.number}
+
+    # Deletions
+
+    def _delete(self, wanted: DeleteMeter) -> bool:
+        """Whether there was such a meter; from here on there is none."""
+        with self._engine.begin() as connection:
+            meter = meters.find(connection, wanted.id)
+            if meter is not None:
+                deletion.delete(connection, meter.number, self._next_meter - 1)
+        if meter is None:
+            return False
+        self._index.remove(meter.number)
+        self._limits.pop(meter.number, None)
+        self._watch.forget(meter.number)
+        self._deletions.load()
+        return True
 
 
 def _distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:

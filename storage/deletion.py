@@ -1,0 +1,198 @@
+"""Removes meters: from every question at once, their octets a little at a time between commits.
+
+``delete`` takes the meter out of all tables of plain rows, in one transaction, and leaves a note in
+``info``. ``Deletions`` then takes its readings out of the journal and the blocks, row by row, and
+keeps in the note how far it has come. Notes stay for ever: other processes learn from them whose
+readings they must forget. A number is never given again (``highest``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from datetime import date, timedelta
+from enum import StrEnum
+
+import msgspec
+import sqlalchemy as sa
+
+from storage import blocks, journal, schema
+from storage.engine import keep_number, kept_number, truncate_log
+
+log = logging.getLogger("writer")
+
+_INFO, _JOURNAL, _BLOCKS, _DAILY = schema.info, schema.journal, schema.blocks, schema.daily
+_NOTE = "deletion "
+_HIGHEST = "highest_meter"
+_PATIENCE = 1.0  # seconds between tries
+_DAYS = 366  # looked up together
+# Every table that has plain rows of meters; ``daily`` is large and goes by day.
+_PLAIN = [table for table in schema.metadata.tables.values() if "meter" in table.c]
+_PLAIN.remove(_DAILY)
+
+
+class Stage(StrEnum):
+    """What of a meter is to be removed next."""
+
+    JOURNAL = "journal"
+    BLOCKS = "blocks"
+    ROWS = "rows"  # what was made of its readings while they were removed
+    FILES = "files"  # the log, in which what was overwritten still stands
+    DONE = "done"
+
+
+class Note(msgspec.Struct, array_like=True, frozen=True):
+    """How far the deletion of a meter has come: ``after`` is the last row looked at."""
+
+    meter: int
+    stage: Stage = Stage.JOURNAL
+    after: int = -1
+
+
+def delete(connection: sa.Connection, number: int, highest: int) -> None:
+    """Remove a meter from every question; ``highest`` is the highest number given so far."""
+    keep_number(connection, _HIGHEST, highest)
+    _delete_rows(connection, number)
+    connection.execute(schema.meters.delete().where(schema.meters.c.number == number))
+    count = sa.select(sa.func.count()).where(_INFO.c.key.startswith(_NOTE))
+    sequence = connection.execute(count).scalar_one()
+    note = msgspec.json.encode(Note(number)).decode()
+    connection.execute(_INFO.insert().values(key=f"{_NOTE}{sequence:010d}", value=note))
+
+
+def highest(connection: sa.Connection) -> int:
+    """The highest number that was given when a meter was last deleted."""
+    return kept_number(connection, _HIGHEST)
+
+
+def notes(connection: sa.Connection, known: int = 0) -> dict[str, Note]:
+    """The notes of all deletions but the first ``known`` ones, by their keys, in their order."""
+    query = sa.select(_INFO.c.key, _INFO.c.value).where(_INFO.c.key.startswith(_NOTE))
+    rows = connection.execute(query.order_by(_INFO.c.key).offset(known))
+    return {key: msgspec.json.decode(value, type=Note) for key, value in rows}
+
+
+class Deletions:
+    """Belongs to the writer: removes between its commits what is left of deleted meters."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Go on with what an earlier writer has not finished."""
+        self._engine = engine
+        self._notes: dict[str, Note] = {}
+        self._again = 0.0
+        self.load()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to remove now."""
+        return bool(self._notes) and time.monotonic() >= self._again
+
+    @property
+    def numbers(self) -> set[int]:
+        """The deleted meters of which something may still be stored."""
+        return {note.meter for note in self._notes.values()}
+
+    def load(self) -> None:
+        """Learn what is to be removed; after each ``delete`` that was committed."""
+        with self._engine.connect() as connection:
+            found = notes(connection).items()
+        self._notes = {key: note for key, note in found if note.stage is not Stage.DONE}
+
+    def work(self, seconds: float) -> None:
+        """Remove for about so many seconds; what the database refuses is tried again later."""
+        deadline = time.monotonic() + seconds
+        while self.waiting and time.monotonic() < deadline:
+            key, note = next(iter(self._notes.items()))
+            try:
+                done = self._step(key, note)
+            except sa.exc.OperationalError as error:
+                log.error("cannot remove a deleted meter's readings yet: %s", error.orig)
+                done = False
+            if not done:
+                self._again = time.monotonic() + _PATIENCE
+
+    def _step(self, key: str, note: Note) -> bool:
+        """One transaction, about one row; False while somebody still reads what is to go."""
+        if note.stage is Stage.FILES and not truncate_log(self._engine):
+            return False
+        with self._engine.begin() as connection:
+            note = _STEPS[note.stage](connection, note)
+            update = _INFO.update().where(_INFO.c.key == key)
+            connection.execute(update.values(value=msgspec.json.encode(note).decode()))
+        self._notes[key] = note
+        if note.stage is Stage.DONE:
+            del self._notes[key]
+        return True
+
+
+def _in_journal(connection: sa.Connection, note: Note) -> Note:
+    """Take the readings out of the next row that has any; a row without readings stays."""
+    query = sa.select(_JOURNAL.c.id, _JOURNAL.c.body).where(_JOURNAL.c.id > note.after)
+    row = connection.execute(query.order_by(_JOURNAL.c.id).limit(1)).one_or_none()
+    if row is None:
+        return Note(note.meter, Stage.BLOCKS)
+    batch = journal.decode(row.body)
+    kept = batch.without(note.meter)
+    if len(kept) < len(batch):
+        update = _JOURNAL.update().where(_JOURNAL.c.id == row.id)
+        connection.execute(update.values(readings=len(kept), body=journal.encode(kept)))
+    return Note(note.meter, Stage.JOURNAL, row.id)
+
+
+def _in_blocks(connection: sa.Connection, note: Note) -> Note:
+    """Take the readings out of the next block of the meter's groups."""
+    shifts = connection.execute(sa.select(_BLOCKS.c.shift).distinct()).scalars().all()
+    groups = [(_BLOCKS.c.shift == by) & (_BLOCKS.c.grp == note.meter >> by) for by in shifts]
+    query = sa.select(_BLOCKS.c.id, _BLOCKS.c.body).where(sa.or_(sa.false(), *groups))
+    query = query.where(_BLOCKS.c.id > note.after).order_by(_BLOCKS.c.id).limit(1)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return Note(note.meter, Stage.ROWS)
+    stored = blocks.decode(row.body)
+    kept = stored.take(stored.meter != note.meter)
+    this = _BLOCKS.c.id == row.id
+    if not len(kept):
+        connection.execute(_BLOCKS.delete().where(this))
+    elif len(kept) < len(stored):
+        body = blocks.encode(kept, blocks.LASTING)
+        connection.execute(_BLOCKS.update().where(this).values(readings=len(kept), body=body))
+    return Note(note.meter, Stage.BLOCKS, row.id)
+
+
+def _in_rows(connection: sa.Connection, note: Note) -> Note:
+    _delete_rows(connection, note.meter)
+    return Note(note.meter, Stage.FILES)
+
+
+def _in_files(_connection: sa.Connection, note: Note) -> Note:
+    return Note(note.meter, Stage.DONE)
+
+
+_STEPS = {
+    Stage.JOURNAL: _in_journal,
+    Stage.BLOCKS: _in_blocks,
+    Stage.ROWS: _in_rows,
+    Stage.FILES: _in_files,
+}
+
+
+def _delete_rows(connection: sa.Connection, number: int) -> None:
+    for table in _PLAIN:
+        connection.execute(table.delete().where(table.c.meter == number))
+    for days in _days(connection):
+        these = _DAILY.c.day.in_(days) & (_DAILY.c.meter == number)
+        connection.execute(_DAILY.delete().where(these))
+
+
+def _days(connection: sa.Connection) -> Iterator[list[int]]:
+    """All days that the table may have, in parts: by them its rows of one meter are found."""
+    query = sa.select(sa.func.min(_DAILY.c.day), sa.func.max(_DAILY.c.day))
+    first, last = connection.execute(query).one()
+    if first is None:
+        return
+    day, end = (date(each // 10_000, each // 100 % 100, each % 100) for each in (first, last))
+    while day <= end:
+        some = [day + timedelta(days=n) for n in range(min(_DAYS, (end - day).days + 1))]
+        yield [each.year * 10_000 + each.month * 100 + each.day for each in some]
+        day = some[-1] + timedelta(days=1)
