@@ -100,9 +100,9 @@ class Deletions:
         self._notes = {key: note for key, note in found if note.stage is not Stage.DONE}
 
     def work(self, seconds: float) -> None:
-        """Remove for about so many seconds; what the database refuses is tried again later."""
+        """Remove for about so many seconds, a row at least; after a failure not for a while."""
         deadline = time.monotonic() + seconds
-        while self.waiting and time.monotonic() < deadline:
+        while self.waiting:
             key, note = next(iter(self._notes.items()))
             try:
                 done = self._step(key, note)
@@ -111,6 +111,8 @@ class Deletions:
                 done = False
             if not done:
                 self._again = time.monotonic() + _PATIENCE
+            if time.monotonic() >= deadline:
+                break
 
     def _step(self, key: str, note: Note) -> bool:
         """One transaction, about one row; False while somebody still reads what is to go."""

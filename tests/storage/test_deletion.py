@@ -1,0 +1,277 @@
+"""Deleted meters: gone from every question at once, and their octets from the files."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from storage import blocks, deletion, journal, schema
+from storage.blocks import Stored
+from storage.changes import DeleteMeter, ReplaceMeter
+from storage.deletion import Deletions, Stage
+from storage.engine import Database, close_writer, open_reader, open_writer
+from storage.queries import UnknownMeterError
+from telemetry.registers import ENERGY_IMPORT
+from tests.storage.test_writer import NOW, Running, readings
+
+HOUR = 3_600_000
+MARK = 0x5EC2E7_0FF1CE  # a value whose octets are found in a file
+NOTE = "deletion 0000000000"
+
+
+@pytest.fixture
+def make_running(tmp_path: Path) -> Iterator[Callable[[], Running]]:
+    made: list[Running] = []
+
+    def make() -> Running:
+        made.append(Running(tmp_path / "data"))
+        return made[-1]
+
+    yield make
+    for running in made:
+        running._looking.close()
+        running.close()
+
+
+@pytest.fixture
+def running(make_running: Callable[[], Running]) -> Running:
+    return make_running()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[sa.Engine]:
+    opened = open_writer(Database(tmp_path / "data"))
+    yield opened
+    close_writer(opened)
+
+
+def found_in_files(data: Path, octets: bytes) -> list[str]:
+    return [file.name for file in data.iterdir() if octets in file.read_bytes()]
+
+
+def note(data: Path, key: str = NOTE) -> deletion.Note:
+    reader = open_reader(Database(data))
+    try:
+        with reader.connect() as connection:
+            return deletion.notes(connection)[key]
+    finally:
+        reader.dispose()
+
+
+def wait_for(data: Path, key: str = NOTE) -> None:
+    deadline = time.monotonic() + 20
+    while note(data, key).stage is not Stage.DONE:
+        assert time.monotonic() < deadline, note(data, key)
+        time.sleep(0.01)
+
+
+def test_its_octets_are_gone_from_database_and_log(running: Running) -> None:
+    mark = struct.pack("<q", MARK)
+    for number in range(20):  # small rows, and one large enough for pages of its own
+        running.send(readings([("kept", NOW + number, number), ("gone", NOW + number, MARK)]))
+    many = [("kept", NOW + n, n) for n in range(100, 2000)]
+    running.send(readings([*many, *(("gone", NOW + n, MARK + n) for n in range(100, 2000))]))
+    running.change(ReplaceMeter(id="gone", time_ms=NOW, final_wh=MARK, initial_wh=MARK))
+    running.set("gone", name="Whatever this was")
+    running.settled()
+    kept = running.stored("kept")
+    running._looking.close()
+    assert found_in_files(running.data, mark)
+    assert running.change(DeleteMeter(id="gone")) == {"found": True}
+    wait_for(running.data)
+    later = struct.pack("<q", MARK + 1500)
+    for octets in (mark, later, b"Whatever this was", b"gone"):
+        assert found_in_files(running.data, octets) == []
+    assert running.stored("kept") == kept
+
+
+def test_a_reader_in_the_way_only_delays_it(running: Running) -> None:
+    mark = struct.pack("<q", MARK)
+    running.send(readings([("gone", NOW, MARK), ("kept", NOW, 1)]))
+    assert running.stored("gone") == [(NOW, MARK)]  # and its snapshot stays open
+    running.change(DeleteMeter(id="gone"))
+    began = time.monotonic()
+    running.send(readings([("kept", NOW + 1, 2)]))
+    assert time.monotonic() - began < 2, "commits waited for the reader"
+    assert note(running.data).stage is not Stage.DONE
+    assert found_in_files(running.data, mark)
+    running._looking.close()
+    wait_for(running.data)
+    assert found_in_files(running.data, mark) == []
+
+
+def test_readers_forget_it_at_once(running: Running) -> None:
+    running.send(readings([("gone", NOW, 1), ("kept", NOW, 1)]))
+    assert running.reader.readings() == 2
+    running.change(DeleteMeter(id="gone"))
+    reader = running.reader
+    assert reader.readings() == 1
+    assert [meter.id for meter in reader.meters("", "", 10)] == ["kept"]
+    with pytest.raises(UnknownMeterError):
+        reader.meter("gone")
+
+
+def test_numbers_are_never_given_again(running: Running) -> None:
+    first, second = running.set("first"), running.set("second")
+    assert running.change(DeleteMeter(id="second")) == {"found": True}
+    running.restart()
+    running.send(readings([("second", NOW, 7), ("first", NOW, 3)]))
+    reader = running.reader
+    assert reader.meter("first").number == first
+    assert reader.meter("second").number == second + 1
+    assert running.stored("second") == [(NOW, 7)]
+
+
+def test_a_meter_that_goes_on_sending_is_a_new_one(running: Running) -> None:
+    running.send(readings([("a", NOW, 1), ("b", NOW, 2), ("a", NOW + 1, 3)]))
+    running.change(DeleteMeter(id="a"))
+    running.send(readings([("a", NOW + 2, 4), ("b", NOW + 2, 5)]))
+    assert running.stored("a") == [(NOW + 2, 4)]
+    assert running.stored("b") == [(NOW, 2), (NOW + 2, 5)]
+    wait_for(running.data)
+    running._looking.close()
+    running.restart()
+    assert running.stored("a") == [(NOW + 2, 4)]
+    assert running.stored("b") == [(NOW, 2), (NOW + 2, 5)]
+
+
+def test_deleted_while_its_limit_waits_to_be_looked_at(running: Running) -> None:
+    for number in range(30):
+        sent = [(f"m{n}", NOW + number * HOUR, number * 10**9) for n in range(50)]
+        running.receiver.put(readings(sent))
+        running.deliver()
+        running.change(DeleteMeter(id=f"m{number}"))
+    running.settled()
+    assert running.failure is None
+    assert {alert.meter.id for alert in running.published.alerts} >= {"m30", "m49"}
+
+
+def test_it_is_taken_up_again_by_the_next_writer(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    engine = open_writer(Database(data))
+    fill(engine)
+    with engine.begin() as connection:
+        deletion.delete(connection, 1, 2)
+    for _ in range(200):  # each time a new one: what it knows is what is stored
+        deletions = Deletions(engine)
+        if not deletions.waiting:
+            break
+        deletions.work(0)
+    else:
+        pytest.fail("it never ended")
+    with engine.connect() as connection:
+        assert journal_readings(connection) == [(0, 1), (2, 1)] * 5
+        assert block_readings(connection) == [(0, 10), (2, 10), (8, 3)]
+        assert connection.execute(sa.select(schema.journal.c.readings)).scalars().all() == [2] * 5
+    close_writer(engine)
+
+
+def fill(engine: sa.Engine) -> None:
+    """Five rows of the journal and four blocks: of meters 0 to 2, of 8, and of 1 alone."""
+    with engine.begin() as connection:
+        for number in range(5):
+            batch = journal.Batch(
+                np.arange(3, dtype=np.uint32),
+                np.full(3, ENERGY_IMPORT, np.uint16),
+                np.zeros(3, np.uint16),
+                np.ones(3, np.uint32),
+                np.full(3, NOW + number),
+                np.arange(3) + number,
+            )
+            row = {"id": number + 1, "committed_ms": NOW, "first_ms": NOW, "last_ms": NOW + 5}
+            body = journal.encode(batch)
+            connection.execute(schema.journal.insert().values(**row, readings=3, body=body))
+        groups = [(4, 0, [0, 1, 2], 10), (2, 2, [8], 3), (0, 1, [1], 4), (0, 2, [2], 0)]
+        for number, (shift, group, numbers, count) in enumerate(groups):
+            if count:
+                add_block(connection, number, shift, group, numbers, count)
+        add_rows(connection)
+
+
+def add_block(
+    connection: sa.Connection, id: int, shift: int, group: int, numbers: list[int], count: int
+) -> None:
+    size = len(numbers) * count
+    stored = Stored(
+        np.repeat(np.array(numbers, np.uint32), count),
+        np.full(size, ENERGY_IMPORT, np.uint16),
+        np.zeros(size, np.uint16),
+        np.ones(size, np.uint32),
+        np.tile(NOW - 1000 + np.arange(count, dtype=np.int64), len(numbers)),
+        np.arange(size, dtype=np.int64),
+    )
+    connection.execute(
+        schema.blocks.insert().values(
+            id=id,
+            shift=shift,
+            grp=group,
+            first_ms=NOW - 1000,
+            last_ms=NOW,
+            revision=0,
+            readings=size,
+            body=blocks.encode(stored),
+        )
+    )
+
+
+def add_rows(connection: sa.Connection) -> None:
+    days = [*range(20231230, 20231232), *range(20240101, 20240132)]
+    connection.execute(
+        schema.daily.insert(),
+        [
+            {"day": day, "meter": meter, "wh": 1, "covered_ms": 1, "flags": 0}
+            for day in days
+            for meter in (0, 1, 2)
+        ],
+    )
+
+
+def journal_readings(connection: sa.Connection) -> list[tuple[int, int]]:
+    rows = connection.execute(sa.select(schema.journal.c.body).order_by(schema.journal.c.id))
+    return [(int(meter), 1) for (body,) in rows for meter in journal.decode(body).meter]
+
+
+def block_readings(connection: sa.Connection) -> list[tuple[int, int]]:
+    rows = connection.execute(sa.select(schema.blocks.c.body, schema.blocks.c.readings))
+    found: list[int] = []
+    for body, count in rows:
+        stored = blocks.decode(body)
+        assert len(stored) == count
+        found += stored.meter.tolist()
+    return [(meter, found.count(meter)) for meter in sorted(set(found))]
+
+
+def test_rows_of_other_meters_stay(engine: sa.Engine) -> None:
+    fill(engine)
+    with engine.begin() as connection:
+        deletion.delete(connection, 1, 2)
+    with engine.connect() as connection:
+        left = connection.execute(sa.select(schema.daily.c.meter)).scalars().all()
+        assert (left.count(0), left.count(1), left.count(2)) == (33, 0, 33)
+        assert deletion.highest(connection) == 2
+
+
+def test_the_database_refuses_for_a_while(engine: sa.Engine, tmp_path: Path) -> None:
+    fill(engine)
+    with engine.begin() as connection:
+        deletion.delete(connection, 1, 2)
+    deletions = Deletions(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 10")
+    other = sa.create_engine(f"sqlite:///{tmp_path}/data/wattbus.sqlite3")
+    with other.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        deletions.work(1.0)
+        assert not deletions.waiting, "it would be tried again at once, for ever"
+        connection.rollback()
+    other.dispose()
+    assert deletions.numbers == {1}
+    time.sleep(1.1)
+    deletions.work(5.0)
+    assert deletions.numbers == set()
