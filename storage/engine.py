@@ -86,18 +86,6 @@ def truncate_log(engine: Engine) -> bool:
     return not busy
 
 
-def news(connection: sa.Connection) -> tuple[object, int] | None:
-    """What differs from the last time if anything was committed since; None: nobody knows.
-
-    On SQLite it also begins the transaction's snapshot: the answer is true of all that follows.
-    """
-    if connection.dialect.name != "sqlite":
-        return None
-    driver: Any = connection.connection.driver_connection
-    (version,) = driver.execute("PRAGMA data_version").fetchone()
-    return driver, version
-
-
 def open_reader(database: Database) -> Engine:
     """An engine that only reads. Raises StorageError where there is no database yet."""
     path = database_path(database.data)
@@ -140,7 +128,39 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    if not _driver(connection).in_transaction:  # ``begin_snapshot`` has begun it
+        connection.exec_driver_sql("BEGIN")
+
+
+def _driver(connection: sa.Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def begin_snapshot(connection: sa.Connection) -> object:
+    """Begin a reader's transaction, which sees the database as it is now until its end.
+
+    Answers what differs from the last time on the same connection if anything was committed since;
+    None where nobody knows. A snapshot without news costs a few microseconds, because SQLAlchemy
+    joins it only when something is asked.
+    """
+    if connection.dialect.name != "sqlite":
+        connection.begin()
+        return None
+    driver = _driver(connection)
+    try:
+        driver.execute("BEGIN")
+        (version,) = driver.execute("PRAGMA data_version").fetchone()  # looks, and so fixes it
+    except sqlite3.Error as error:
+        raise sa.exc.OperationalError("BEGIN", (), error) from None
+    return version
+
+
+def end_snapshot(connection: sa.Connection) -> None:
+    """End what ``begin_snapshot`` began."""
+    if connection.in_transaction():
+        connection.rollback()
+    elif connection.dialect.name == "sqlite":
+        _driver(connection).rollback()
 
 
 def keep_number(connection: sa.Connection, key: str, number: int) -> None:

@@ -37,15 +37,17 @@ class Reader:
         """Open the database; raises StorageError where there is none yet."""
         self._path = database_path(database.data)
         self._engine = open_reader(database)
+        self._held = self._engine.connect()
         self._tail = Tail()
         self._last = 0
         self._deletions = 0  # of meters, that are known
-        self._news: tuple[object, int] | None = None
+        self._news: object = None
         self._meters: dict[str, Meter] = {}  # asked for since the last news
         self._current: sa.Connection | None = None
 
     def close(self) -> None:
         """Close the connections."""
+        self._held.close()
         self._engine.dispose()
 
     @contextmanager
@@ -54,13 +56,13 @@ class Reader:
 
         Raises StorageError on damage.
         """
-        with self._engine.connect() as connection, connection.begin():
-            self._current = connection
-            try:
-                self._follow()
-                yield
-            finally:
-                self._current = None
+        self._current = self._held
+        try:
+            self._follow(engine.begin_snapshot(self._held))
+            yield
+        finally:
+            self._current = None
+            engine.end_snapshot(self._held)
 
     @property
     def connection(self) -> sa.Connection:
@@ -72,9 +74,8 @@ class Reader:
         assert self._current is not None, "outside a snapshot"
         return self._current
 
-    def _follow(self) -> None:
+    def _follow(self, news: object) -> None:
         """Learn what was committed since the last snapshot."""
-        news = engine.news(self._connection)
         if news is not None and news == self._news:
             return
         self._news = None
