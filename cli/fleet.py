@@ -43,7 +43,7 @@ def _fleet_records(pages: Iterable[m.Fleet]) -> Iterator[Record]:
 
 
 _TOP = (
-    Column("rank", "", right=True, drop=2),
+    Column("rank", "no.", right=True, drop=2),
     Column("id", "meter"),
     Column("name", "name", drop=1),
     Column("kwh", "kWh", thousands, right=True),
