@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date
 from enum import StrEnum
 
 import msgspec
@@ -26,7 +26,6 @@ _INFO, _JOURNAL, _BLOCKS, _DAILY = schema.info, schema.journal, schema.blocks, s
 _NOTE = "deletion "
 _HIGHEST = "highest_meter"
 _PATIENCE = 1.0  # seconds between tries
-_DAYS = 366  # looked up together
 # Every table that has plain rows of meters; ``daily`` is large and goes by day.
 _PLAIN = [table for table in schema.metadata.tables.values() if "meter" in table.c]
 _PLAIN.remove(_DAILY)
@@ -182,19 +181,23 @@ _STEPS = {
 def _delete_rows(connection: sa.Connection, number: int) -> None:
     for table in _PLAIN:
         connection.execute(table.delete().where(table.c.meter == number))
-    for days in _days(connection):
-        these = _DAILY.c.day.in_(days) & (_DAILY.c.meter == number)
-        connection.execute(_DAILY.delete().where(these))
+    days = [{"of_day": day, "of_meter": number} for day in _days(connection)]
+    if days:
+        connection.execute(_DELETE_DAY, days)
 
 
-def _days(connection: sa.Connection) -> Iterator[list[int]]:
-    """All days that the table may have, in parts: by them its rows of one meter are found."""
+_DELETE_DAY = _DAILY.delete().where(
+    _DAILY.c.day == sa.bindparam("of_day"), _DAILY.c.meter == sa.bindparam("of_meter")
+)
+
+
+def _days(connection: sa.Connection) -> Iterator[int]:
+    """All days that the table may have: by each of them its row of a meter is found at once."""
     query = sa.select(sa.func.min(_DAILY.c.day), sa.func.max(_DAILY.c.day))
     first, last = connection.execute(query).one()
     if first is None:
         return
     day, end = (date(each // 10_000, each // 100 % 100, each % 100) for each in (first, last))
-    while day <= end:
-        some = [day + timedelta(days=n) for n in range(min(_DAYS, (end - day).days + 1))]
-        yield [each.year * 10_000 + each.month * 100 + each.day for each in some]
-        day = some[-1] + timedelta(days=1)
+    for ordinal in range(day.toordinal(), end.toordinal() + 1):
+        day = date.fromordinal(ordinal)
+        yield day.year * 10_000 + day.month * 100 + day.day
