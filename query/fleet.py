@@ -68,13 +68,13 @@ def get_top(request: m.GetTop, source: Answers) -> m.Top:
 def get_storage(_request: m.GetStorage, source: Answers) -> m.Storage:
     """What is stored, and how large it is."""
     journal, blocks = fleet.extent(source.reader.connection)
-    octets, values = source.reader.octets, journal.values + blocks.values
+    octets, values = source.reader.octets, source.reader.readings()
     instants = [part for part in (journal, blocks) if part.values]
     return m.Storage(
         octets=octets,
         meters=source.reader.meter_count(),
         sealed=blocks.values,
-        unsealed=journal.values,
+        unsealed=values - blocks.values,
         octets_a_value=octets / values if values else None,
         journal_rows=journal.rows,
         blocks=blocks.rows,

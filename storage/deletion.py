@@ -8,16 +8,18 @@ readings they must forget. A number is never given again (``highest``).
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from enum import StrEnum
 
 import msgspec
 import sqlalchemy as sa
 
-from storage import blocks, journal, schema
+from storage import blocks, journal, meters, schema, watermark
 from storage.engine import keep_number, kept_number, truncate_log
 
 log = logging.getLogger("writer")
@@ -92,14 +94,33 @@ class Deletions:
         """The deleted meters of which something may still be stored."""
         return {note.meter for note in self._notes.values()}
 
+    @property
+    def removing(self) -> bool:
+        """Whether readings are still to be removed: nobody else may change rows with them."""
+        return any(note.stage not in (Stage.FILES, Stage.DONE) for note in self._notes.values())
+
+    def delete(self, id: str, highest: int) -> int | None:
+        """Delete a meter (see the function ``delete``); its number, None if there is none."""
+        with self._engine.begin() as connection:
+            meter = meters.find(connection, id)
+            if meter is None:
+                return None
+            delete(connection, meter.number, highest)
+        self.load()
+        return meter.number
+
     def load(self) -> None:
-        """Learn what is to be removed; after each ``delete`` that was committed."""
+        """Learn what is to be removed."""
         with self._engine.connect() as connection:
             found = notes(connection).items()
         self._notes = {key: note for key, note in found if note.stage is not Stage.DONE}
 
-    def work(self, seconds: float) -> None:
-        """Remove for about so many seconds, a row at least; after a failure not for a while."""
+    def work(self, seconds: float) -> bool:
+        """Remove for about so many seconds, a row at least; after a failure not for a while.
+
+        Answers whether it has just removed the last reading that was to be removed.
+        """
+        removing = self.removing
         deadline = time.monotonic() + seconds
         while self.waiting:
             key, note = next(iter(self._notes.items()))
@@ -112,6 +133,7 @@ class Deletions:
                 self._again = time.monotonic() + _PATIENCE
             if time.monotonic() >= deadline:
                 break
+        return removing and not self.removing
 
     def _step(self, key: str, note: Note) -> bool:
         """One transaction, about one row; False while somebody still reads what is to go."""
@@ -128,37 +150,53 @@ class Deletions:
 
 
 def _in_journal(connection: sa.Connection, note: Note) -> Note:
-    """Take the readings out of the next row that has any; a row without readings stays."""
+    """Take the readings out of the next row; one without readings stays, for its id."""
     query = sa.select(_JOURNAL.c.id, _JOURNAL.c.body).where(_JOURNAL.c.id > note.after)
     row = connection.execute(query.order_by(_JOURNAL.c.id).limit(1)).one_or_none()
     if row is None:
         return Note(note.meter, Stage.BLOCKS)
-    batch = journal.decode(row.body)
-    kept = batch.without(note.meter)
-    if len(kept) < len(batch):
-        update = _JOURNAL.update().where(_JOURNAL.c.id == row.id)
-        connection.execute(update.values(readings=len(kept), body=journal.encode(kept)))
+    with _damage_of("row", row.id):
+        batch = journal.decode(row.body)
+        kept = batch.without(note.meter)
+        if len(kept) < len(batch):
+            update = _JOURNAL.update().where(_JOURNAL.c.id == row.id)
+            connection.execute(update.values(readings=len(kept), body=journal.encode(kept)))
     return Note(note.meter, Stage.JOURNAL, row.id)
 
 
 def _in_blocks(connection: sa.Connection, note: Note) -> Note:
     """Take the readings out of the next block of the meter's groups."""
-    shifts = connection.execute(sa.select(_BLOCKS.c.shift).distinct()).scalars().all()
-    groups = [(_BLOCKS.c.shift == by) & (_BLOCKS.c.grp == note.meter >> by) for by in shifts]
+    reached = watermark.read(connection)
+    groups = [
+        (_BLOCKS.c.shift == shift) & (_BLOCKS.c.grp == note.meter >> shift)
+        for shift in reached.shift_list
+    ]
     query = sa.select(_BLOCKS.c.id, _BLOCKS.c.body).where(sa.or_(sa.false(), *groups))
     query = query.where(_BLOCKS.c.id > note.after).order_by(_BLOCKS.c.id).limit(1)
     row = connection.execute(query).one_or_none()
     if row is None:
         return Note(note.meter, Stage.ROWS)
-    stored = blocks.decode(row.body)
-    kept = stored.take(stored.meter != note.meter)
-    this = _BLOCKS.c.id == row.id
-    if not len(kept):
-        connection.execute(_BLOCKS.delete().where(this))
-    elif len(kept) < len(stored):
-        body = blocks.encode(kept, blocks.LASTING)
-        connection.execute(_BLOCKS.update().where(this).values(readings=len(kept), body=body))
+    with _damage_of("block", row.id):
+        stored = blocks.decode(row.body)
+        kept = stored.take(stored.meter != note.meter)
+        this = _BLOCKS.c.id == row.id
+        if not len(kept):
+            connection.execute(_BLOCKS.delete().where(this))
+        elif len(kept) < len(stored):
+            body = blocks.encode(kept)
+            connection.execute(_BLOCKS.update().where(this).values(readings=len(kept), body=body))
+        values = reached.values - (len(stored) - len(kept))
+        watermark.write(connection, dataclasses.replace(reached, values=values))
     return Note(note.meter, Stage.BLOCKS, row.id)
+
+
+@contextmanager
+def _damage_of(what: str, number: int) -> Iterator[None]:
+    """Leave alone what cannot be read; `wattbus verify` finds it."""
+    try:
+        yield
+    except journal.DamagedError as error:
+        log.error("cannot remove a deleted meter from %s %d: %s", what, number, error)
 
 
 def _in_rows(connection: sa.Connection, note: Note) -> Note:

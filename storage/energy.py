@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from storage.meters import Meter
 from storage.queries import Reader
-from telemetry import intervals
-from telemetry.intervals import Curve
+from telemetry import anchors, intervals
+from telemetry.calendar import DAY_MS
+from telemetry.intervals import Curve, Replacement, Settled
+from telemetry.readings import Series
 from telemetry.registers import BY_CODE, ENERGY_IMPORT
 
-_REGISTER = BY_CODE[ENERGY_IMPORT]
-assert _REGISTER.scaler == 0  # the settings in Wh are raw integers of this register
+REGISTER = BY_CODE[ENERGY_IMPORT]
+assert REGISTER.scaler == 0  # the settings in Wh are raw integers of this register
+
+# How far around a range its readings are looked for, until they settle it; at last everywhere.
+_MARGINS = (DAY_MS, 8 * DAY_MS, 64 * DAY_MS, None)
+
+Load = Callable[[int | None, int | None], Series]
 
 
-def energy_curve(reader: Reader, meter: Meter) -> Curve:
-    """The curve of all the energy that the meter has taken from the grid."""
+def energy_curve(
+    reader: Reader, meter: Meter, start_ms: int | None = None, end_ms: int | None = None
+) -> Curve:
+    """The curve of the energy that the meter has taken from the grid.
+
+    With a range it may begin anywhere before the start and end anywhere after the end; in between
+    it tells the same differences, flags and gaps as the whole curve.
+    """
+    newest = reader.newest(meter, REGISTER)
+    if end_ms is not None and (newest is None or newest <= end_ms):
+        end_ms = None
+    return curve_of(
+        lambda start, end: reader.series(meter, REGISTER, start, end),
+        meter,
+        reader.replacements(meter),
+        start_ms,
+        end_ms,
+    )
+
+
+def curve_of(
+    load: Load,
+    meter: Meter,
+    replacements: Sequence[Replacement],
+    start_ms: int | None,
+    end_ms: int | None,
+) -> Curve:
+    """The curve from what ``load`` finds between two instants (None: to the end of the data)."""
     return intervals.curve(
-        intervals.settle(reader.series(meter, _REGISTER)),
+        part_of(load, meter, replacements, start_ms, end_ms),
         modulus=meter.modulus_wh,
         max_power_w=meter.max_power_w,
-        replacements=reader.replacements(meter),
+        replacements=replacements,
     )
+
+
+def part_of(
+    load: Load,
+    meter: Meter,
+    replacements: Sequence[Replacement],
+    start_ms: int | None,
+    end_ms: int | None,
+) -> Settled:
+    """The settled readings that decide what is booked between two instants."""
+    below, above = 0, 0
+    while True:
+        low = _moved(start_ms, below, -1)
+        high = _moved(end_ms, above, +1)
+        settled = intervals.settle(load(low, high))
+        found = anchors.anchored(settled.time, settled.value, meter.max_power_w, replacements)
+        lower = anchors.cut(found, settled.time, None if low is None else start_ms, None)
+        upper = anchors.cut(found, settled.time, None, None if high is None else end_ms)
+        if lower is not None and upper is not None:
+            return settled.part(slice(lower.start, upper.stop))
+        below += lower is None
+        above += upper is None
+
+
+def _moved(instant: int | None, step: int, direction: int) -> int | None:
+    margin = _MARGINS[step]
+    return None if instant is None or margin is None else instant + direction * margin

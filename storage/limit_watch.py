@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from storage import schema
 from storage.defaults import Defaults
-from storage.energy import energy_curve
+from storage.energy import REGISTER, energy_curve
 from storage.journal import Batch
 from storage.meters import Meter
 from storage.queries import Reader
@@ -23,10 +23,9 @@ from telemetry.alerts import limit_crossing
 from telemetry.calendar import Period
 from telemetry.intervals import Curve, Flag
 from telemetry.readings import Int64s
-from telemetry.registers import BY_CODE, ENERGY_IMPORT
+from telemetry.registers import ENERGY_IMPORT
 
 _NEVER = np.iinfo(np.int64).max
-_REGISTER = BY_CODE[ENERGY_IMPORT]
 _LOSSES = Flag.RESET | Flag.ROLLOVER | Flag.REPLACED | Flag.ZERO | Flag.QUARANTINED
 
 
@@ -167,44 +166,42 @@ class LimitWatch:
         self, connection: sa.Connection, number: int, earliest: int, latest: int
     ) -> list[LimitAlert]:
         meter = self._reader.by_number(number)
-        curve = energy_curve(self._reader, meter)
-        if not len(curve.time):
+        newest = self._reader.newest(meter, REGISTER)  # what _NEVER stands for
+        if newest is None:
             return []
-        newest = int(curve.time[-1])  # what _NEVER stands for
         earliest, latest = min(earliest, newest), min(latest, newest)
+        # A reading at the very start of a period closes the one before.
+        period = self._defaults.period(meter, earliest - 1)
+        curve = energy_curve(self._reader, meter, period.start_ms)
+        current = self._defaults.period(meter, int(curve.time[-1]))
+        if current.start_ms < period.start_ms:  # what is newer is held back
+            curve = energy_curve(self._reader, meter, current.start_ms)
         limit = self._defaults.limit(meter)
         raised = _raised(connection, number)
         alerts = []
         # A late reading may also move energy over the end of its period: up to the next reading.
         after = int(curve.time[min(len(curve.time) - 1, int(curve.time.searchsorted(latest)) + 1)])
-        # A reading at the very start of a period closes the one before.
-        period = self._defaults.period(meter, earliest - 1)
         while period.start_ms <= after:
             crossing = limit_crossing(curve, period.start_ms, period.end_ms, limit)
             if crossing is not None and period.start_ms not in raised:
-                late = self._came_late(meter, crossing.time_ms)
+                late = self._reader.came_late(meter, REGISTER, crossing.time_ms)
                 alert = LimitAlert(meter, period, crossing.time_ms, crossing.energy_wh, limit, late)
                 _store(connection, alert)
                 raised.add(period.start_ms)
                 alerts.append(alert)
             period = self._defaults.period(meter, period.end_ms)
-        self._watch_on(meter, curve, limit, raised)
+        self._watch_on(meter, curve, limit, newest, raised)
         return alerts
 
-    def _came_late(self, meter: Meter, instant: int) -> bool:
-        accepted = self._reader.series(meter, _REGISTER).time
-        first = int(np.flatnonzero(accepted == instant)[0])
-        return bool((accepted[:first] > instant).any())
-
-    def _watch_on(self, meter: Meter, curve: Curve, limit: int, raised: set[int]) -> None:
+    def _watch_on(
+        self, meter: Meter, curve: Curve, limit: int, newest: int, raised: set[int]
+    ) -> None:
         """Keep what ``observe`` needs to leave the meter alone until something may happen."""
         self._make_room(meter.number + 1)
-        watched, newest = self._watched, int(curve.time[-1])
-        period = self._defaults.period(meter, newest)
+        watched, period = self._watched, self._defaults.period(meter, int(curve.time[-1]))
         used = curve.energy[-1] - curve.at(np.array([period.start_ms], np.int64))[0]
-        readings = self._reader.series(meter, _REGISTER)
-        register = int(readings.value[readings.time.argmax()])
-        watched.newest[meter.number] = int(readings.time.max())
+        register = int(self._reader.series(meter, REGISTER, newest, newest).value[0])
+        watched.newest[meter.number] = newest
         watched.register[meter.number] = register
         done = period.start_ms in raised
         # Up to its first reading the register moves at the period's start; where the register was

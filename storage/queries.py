@@ -1,4 +1,4 @@
-"""What is stored, read back: one reader a process, over the journal in memory and the tables."""
+"""What is stored, read back: one reader a process, over blocks, the journal and the tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 import sqlalchemy as sa
 
-from storage import deletion, engine, journal, meters, schema
+from storage import deletion, engine, history, journal, meters, schema, watermark
+from storage.blocks import Stored
 from storage.engine import Database, StorageError, database_path, open_reader
 from storage.meters import Meter
 from storage.tail import Tail
@@ -22,6 +23,12 @@ _NEW = (
     .where(schema.journal.c.id > sa.bindparam("last"))
     .order_by(schema.journal.c.id)
     .limit(_BODIES_A_READ)
+)
+_LATEST = sa.select(
+    schema.latest.c.register, schema.latest.c.time_ms, schema.latest.c.value, schema.latest.c.status
+).where(schema.latest.c.meter == sa.bindparam("meter"))
+_NEWEST = sa.select(schema.latest.c.time_ms).where(
+    schema.latest.c.meter == sa.bindparam("meter"), schema.latest.c.register == sa.bindparam("code")
 )
 _ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
 
@@ -39,6 +46,7 @@ class Reader:
         self._engine = open_reader(database)
         self._held = self._engine.connect()
         self._tail = Tail()
+        self._watermark = watermark.Watermark()
         self._last = 0
         self._deletions = 0  # of meters, that are known
         self._news: object = None
@@ -87,17 +95,20 @@ class Reader:
         self._news = news
 
     def _follow_journal(self) -> None:
-        """Take in the journal's new rows."""
+        """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
+        self._watermark = watermark.read(self._connection)
+        self._last = max(self._last, self._watermark.sealed)
         while True:
             rows = self._connection.execute(_NEW, {"last": self._last}).all()
             for number, body in rows:
                 try:
-                    self._tail.add(journal.decode(body))
+                    self._tail.add(number, journal.decode(body))
                 except journal.DamagedError as error:
                     raise StorageError(f"row {number} of the journal is damaged: {error}") from None
                 self._last = number
             if len(rows) < _BODIES_A_READ:
-                return
+                break
+        self._tail.seal(self._watermark)
 
     @property
     def octets(self) -> int:
@@ -107,7 +118,7 @@ class Reader:
 
     def readings(self) -> int:
         """Values stored, repeats among them."""
-        return len(self._tail)
+        return self._watermark.values + len(self._tail)
 
     def meter(self, name: str) -> Meter:
         """The meter of an id; UnknownMeterError, or ValueError for what is no id."""
@@ -129,9 +140,61 @@ class Reader:
         """How many meters there are."""
         return meters.count(self._connection)
 
-    def series(self, meter: Meter, register: Register) -> Series:
-        """A register's readings in the order of their acceptance."""
-        return self._tail.series(meter.number, register.code)
+    def series(
+        self,
+        meter: Meter,
+        register: Register,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+    ) -> Series:
+        """A register's readings from ``start_ms`` to ``end_ms``, both included.
+
+        Mostly by time; those of one instant always in the order of their acceptance.
+        """
+        sealed = self._sealed(meter, register, start_ms, end_ms)
+        tail = self._tail.series(meter.number, register.code)
+        inside = np.ones(len(tail), np.bool_)
+        if start_ms is not None:
+            inside &= tail.time >= start_ms
+        if end_ms is not None:
+            inside &= tail.time <= end_ms
+        both = Stored.concatenate([sealed, tail.take(inside)]) if inside.any() else sealed
+        return Series(both.time, both.value, both.epoch, both.status)
+
+    def _sealed(
+        self, meter: Meter, register: Register, start_ms: int | None, end_ms: int | None
+    ) -> Stored:
+        return history.series(
+            self._connection, self._watermark, meter.number, register.code, start_ms, end_ms
+        )
+
+    def newest(self, meter: Meter, register: Register) -> int | None:
+        """The instant of a register's newest reading; None where there is none."""
+        key = {"meter": meter.number, "code": register.code}
+        sealed = self._connection.execute(_NEWEST, key).scalar()
+        tail = self._tail.series(meter.number, register.code).time
+        if not len(tail):
+            return sealed
+        return int(tail.max()) if sealed is None else max(sealed, int(tail.max()))
+
+    def oldest(self, meter: Meter, register: Register) -> int | None:
+        """The instant of a register's oldest reading; None where there is none."""
+        sealed = history.oldest(self._connection, self._watermark, meter.number, register.code)
+        tail = self._tail.series(meter.number, register.code).time
+        if not len(tail):
+            return sealed
+        return int(tail.min()) if sealed is None else min(sealed, int(tail.min()))
+
+    def came_late(self, meter: Meter, register: Register, instant: int) -> bool:
+        """Whether newer readings had been accepted before the first one of an instant was."""
+        sealed_there = self._sealed(meter, register, instant, instant)
+        if len(sealed_there):
+            return bool(sealed_there.late[0])
+        tail = self._tail.series(meter.number, register.code).time
+        before = tail[: int(np.flatnonzero(tail == instant)[0])]
+        key = {"meter": meter.number, "code": register.code}
+        sealed = self._connection.execute(_NEWEST, key).scalar()
+        return bool((before > instant).any()) or (sealed is not None and sealed > instant)
 
     def replacements(self, meter: Meter) -> list[Replacement]:
         """The exchanges of a meter's device."""
@@ -139,13 +202,17 @@ class Reader:
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
-        registers, found = self._tail.meter(meter.number)
+        sealed = self._connection.execute(_LATEST, {"meter": meter.number})
+        newest = {code: (code, *rest) for code, *rest in sealed}
+        found = self._tail.meter(meter.number)
         # By register, then time, then acceptance: the last of each register is its newest.
-        order = np.lexsort((found.time, registers))
-        ends = np.flatnonzero(np.diff(registers[order], append=-1))
-        last = order[ends]
-        columns = (registers[last], found.time[last], found.value[last], found.status[last])
-        return list(zip(*(column.tolist() for column in columns), strict=True))
+        order = np.lexsort((found.time, found.register))
+        last = order[np.flatnonzero(np.diff(found.register[order].astype(np.int64), append=-1))]
+        columns = (found.register, found.time, found.value, found.status)
+        for row in zip(*(column[last].tolist() for column in columns), strict=True):
+            if row[0] not in newest or row[1] >= newest[row[0]][1]:
+                newest[row[0]] = row
+        return sorted(newest.values())
 
     def alerts(
         self, meter: Meter | None, before: int | None, most: int

@@ -5,6 +5,7 @@ Times are milliseconds of Unix time, UTC; energies are Wh; money is decimal text
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -74,10 +75,16 @@ blocks = Table(
     Column("grp", Integer, nullable=False),
     Column("first_ms", BigInteger, nullable=False),
     Column("last_ms", BigInteger, nullable=False),
-    Column("revision", BigInteger, nullable=False),  # the last row of the journal that is in it
     Column("readings", Integer, nullable=False),
+    Column("lasting", Boolean, nullable=False),  # not to be merged with others any more
     Column("body", LargeBinary, nullable=False),
     Index("blocks_by_group", "shift", "grp", "first_ms", "last_ms"),
+    Index(
+        "blocks_to_merge",
+        "id",
+        sqlite_where=sa.text("lasting = 0"),
+        postgresql_where=sa.text("NOT lasting"),
+    ),
 )
 
 latest = Table(
@@ -88,6 +95,7 @@ latest = Table(
     Column("time_ms", BigInteger, nullable=False),
     Column("value", BigInteger, nullable=False),
     Column("status", Integer, nullable=False),
+    Column("settled", Boolean, nullable=False),  # energy: nothing to come makes it not count
     sqlite_with_rowid=False,
 )
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from storage.blocks import NOTHING, Stored
 from storage.journal import Batch, series_key
-from telemetry.readings import Int64s, Series, UInt16s, UInt32s, UInt64s
+from storage.watermark import Watermark
+from telemetry.readings import UInt64s
 
 # A run is merged with the one before it once that is less than so many times its size: readings
 # are merged log4(n) times, and a question looks into as many runs at most.
@@ -19,98 +22,81 @@ class _Run:
     """Readings sorted by series key; of one series in the order of their acceptance."""
 
     key: UInt64s
-    time: Int64s
-    value: Int64s
-    epoch: UInt32s
-    status: UInt16s
+    stored: Stored  # late is the journal row that each came in
 
-    def series(self, first: int, last: int) -> _Run:
-        """The readings with first <= key < last."""
-        start, end = np.searchsorted(self.key, np.array([first, last], np.uint64))
-        return _Run(
-            self.key[start:end],
-            self.time[start:end],
-            self.value[start:end],
-            self.epoch[start:end],
-            self.status[start:end],
-        )
-
-    def without(self, first: int, last: int) -> _Run:
-        """The readings with keys below ``first`` or from ``last`` on."""
-        start, end = np.searchsorted(self.key, np.array([first, last], np.uint64))
-        if start == end:
-            return self
-        kept = np.ones(len(self.key), np.bool_)
-        kept[start:end] = False
-        return _Run(
-            self.key[kept], self.time[kept], self.value[kept], self.epoch[kept], self.status[kept]
-        )
-
-
-def _concatenate(parts: list[_Run]) -> _Run:
-    return _Run(
-        np.concatenate([part.key for part in parts]),
-        np.concatenate([part.time for part in parts]),
-        np.concatenate([part.value for part in parts]),
-        np.concatenate([part.epoch for part in parts]),
-        np.concatenate([part.status for part in parts]),
-    )
+    def take(self, rows: npt.NDArray[np.intp] | slice) -> _Run:
+        return _Run(self.key[rows], self.stored.take(rows))
 
 
 class Tail:
-    """Every batch added so far, ready to be asked by series. Not thread-safe."""
+    """Every journal row that is not sealed, ready to be asked by series. Not thread-safe."""
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
+        self._watermark = Watermark()
 
     def __len__(self) -> int:
         return sum(len(run.key) for run in self._runs)
 
-    def add(self, batch: Batch) -> None:
-        """Add a batch; it counts as accepted after all that were added before."""
-        newest = _Run(batch.series, batch.time, batch.value, batch.epoch, batch.status)
+    def add(self, revision: int, batch: Batch) -> None:
+        """Add a row of the journal; rows come in the order of their revisions."""
+        newest = _Run(batch.series, Stored.of(batch, revision))
         while self._runs and len(self._runs[-1].key) < _TIER * len(newest.key):
-            both = _concatenate([self._runs.pop(), newest])
-            # Stable, so the order of acceptance stays; two sorted halves merge in one pass.
-            order = np.argsort(both.key, kind="stable")
-            newest = _Run(
-                both.key[order],
-                both.time[order],
-                both.value[order],
-                both.epoch[order],
-                both.status[order],
-            )
+            newest = _merge(self._runs.pop(), newest)
         self._runs.append(newest)
 
     def forget(self, meter: int) -> None:
         """Drop all readings of a meter."""
-        first, last = series_key(meter), series_key(meter + 1)
-        self._runs = [run.without(first, last) for run in self._runs]
+        kept = [run.take(np.flatnonzero(run.stored.meter != meter)) for run in self._runs]
+        self._runs = [run for run in kept if len(run.key)]
 
-    def series(self, meter: int, register: int) -> Series:
+    def seal(self, watermark: Watermark) -> None:
+        """Forget what is in blocks now."""
+        if watermark.sealed > self._watermark.sealed:
+            kept = [
+                run.take(np.flatnonzero(run.stored.late > watermark.sealed)) for run in self._runs
+            ]
+            self._runs = [run for run in kept if len(run.key)]
+        self._watermark = watermark
+
+    def series(self, meter: int, register: int) -> Stored:
         """The readings of one register of one meter, in the order of their acceptance."""
         first = series_key(meter, register)
-        found = self._find(first, first + 1)
-        return Series(found.time, found.value, found.epoch, found.status)
+        return self._find(meter, first, first + 1)
 
-    def meter(self, meter: int) -> tuple[UInt16s, Series]:
-        """All readings of a meter: the register of each, and the readings, by acceptance."""
-        found = self._find(series_key(meter), series_key(meter + 1))
-        registers = (found.key & np.uint64(0xFFFF)).astype(np.uint16)
-        return registers, Series(found.time, found.value, found.epoch, found.status)
+    def meter(self, meter: int) -> Stored:
+        """All readings of a meter, those of each register by acceptance."""
+        return self._find(meter, series_key(meter), series_key(meter + 1))
 
-    def _find(self, first: int, last: int) -> _Run:
-        found = [run.series(first, last) for run in self._runs]
-        found = [run for run in found if len(run.key)]
-        if len(found) == 1:
-            return found[0]
-        return _concatenate(found) if found else _NOTHING
+    def of_register(self, register: int) -> Stored:
+        """One register's readings of all meters, by meter, then acceptance."""
+        parts = []
+        for run in self._runs:
+            of_low = run.stored.meter.astype(np.int64) < self._watermark.below
+            sealed = np.where(of_low, self._watermark.passing, self._watermark.sealed)
+            rows = np.flatnonzero((run.stored.register == register) & (run.stored.late > sealed))
+            parts.append(run.stored.take(rows))
+        both = Stored.concatenate(parts)
+        return both.take(np.argsort(both.meter, kind="stable"))
+
+    def _find(self, meter: int, first: int, last: int) -> Stored:
+        bounds = np.array([first, last], np.uint64)
+        after = self._watermark.up_to(meter)
+        parts = []
+        for run in self._runs:
+            start, end = np.searchsorted(run.key, bounds).tolist()
+            if start < end:
+                found = run.take(slice(start, end))
+                if after > self._watermark.sealed:
+                    found = found.take(np.flatnonzero(found.stored.late > after))
+                parts.append(found.stored)
+        return Stored.concatenate(parts) if parts else NOTHING
 
 
-_NOTHING = _Run(
-    np.empty(0, np.uint64),
-    np.empty(0, np.int64),
-    np.empty(0, np.int64),
-    np.empty(0, np.uint32),
-    np.empty(0, np.uint16),
-)
+def _merge(older: _Run, newer: _Run) -> _Run:
+    both = _Run(
+        np.concatenate([older.key, newer.key]),
+        Stored.concatenate([older.stored, newer.stored]),
+    )
+    # Stable, so the order of acceptance stays; two sorted halves merge in one pass.
+    return both.take(np.argsort(both.key, kind="stable"))

@@ -13,14 +13,8 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
-from storage import deletion, handover, journal, meters, schema
-from storage.changes import (
-    Change,
-    ChangeRefusedError,
-    DeleteMeter,
-    ReplaceMeter,
-    check,
-)
+from storage import deletion, handover, journal, meters, schema, watermark
+from storage.changes import Change, ChangeRefusedError, DeleteMeter, ReplaceMeter, check
 from storage.defaults import Defaults
 from storage.deletion import Deletions
 from storage.engine import (
@@ -33,10 +27,11 @@ from storage.engine import (
 )
 from storage.inbox import Router
 from storage.limit_watch import LimitAlert, LimitWatch
-from storage.meter_index import UNKNOWN, MeterIndex, runs
+from storage.meter_index import UNKNOWN, MeterIndex, distinct, runs
 from storage.queries import Reader
+from storage.sealing import Sealer
 from telemetry import meter_id
-from telemetry.readings import Readings, UInt64s
+from telemetry.readings import Readings
 from telemetry.registers import ALERT_LIMIT
 
 log = logging.getLogger("writer")
@@ -44,7 +39,7 @@ log = logging.getLogger("writer")
 # A commit takes what has gathered when it is this old or this large: a reading can be asked for
 # well within 200 ms, and one sync of the disk serves thousands.
 OLDEST = 0.05  # seconds
-_LARGEST = 262_144  # readings
+_LARGEST = 65_536  # values
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
@@ -71,6 +66,9 @@ class Writer:
         self._engine = open_writer(database)
         self._reader = Reader(database)
         self._watch = LimitWatch(self._reader, defaults)
+        self._sealer = Sealer(self._engine, defaults)
+        self._deletions = Deletions(self._engine)
+        self._busy = False  # sealing: more of it is due at once
         self._publisher = publisher
         self._router = Router(endpoint)
         self._index = MeterIndex()
@@ -79,7 +77,6 @@ class Writer:
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
         self._settle_after = 0.0
-        self._deletions = Deletions(self._engine)
         self._load()
         self._observe_again()
 
@@ -87,8 +84,9 @@ class Writer:
         with self._engine.connect() as connection:
             known = list(meters.numbered(connection))
             newest = sa.select(sa.func.max(schema.journal.c.id))
-            self._next = (connection.execute(newest).scalar() or 0) + 1
             highest = deletion.highest(connection)
+            in_journal = connection.execute(newest).scalar() or 0
+            self._next = 1 + max(in_journal, watermark.read(connection).sealed)
         if known:
             keys = np.frombuffer(b"".join(octets for _, octets, _ in known), np.uint64)
             numbers = np.array([number for number, *_ in known], np.int64)
@@ -101,7 +99,11 @@ class Writer:
         gathered, since = 0, 0.0
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
-            if self._deletions.waiting or (self._watch.waiting and not self._postponed()):
+            if (
+                self._busy
+                or self._deletions.waiting
+                or (self._watch.waiting and not self._postponed())
+            ):
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -117,7 +119,7 @@ class Writer:
                 if stop.is_set() and not taken:
                     break
             self._settle_limits()
-            self._deletions.work(_SETTLING)
+            self._seal()
         self.close()
 
     def close(self) -> None:
@@ -163,7 +165,7 @@ class Writer:
         numbers = self._index.find(high, low)
         unknown = numbers == UNKNOWN
         first_new = self._next_meter
-        new_high, new_low = _distinct(high[unknown], low[unknown])
+        new_high, new_low = distinct(high[unknown], low[unknown])
         new_numbers = np.arange(first_new, first_new + len(new_high))
         with self._engine.begin() as connection:
             if len(new_high):
@@ -192,6 +194,7 @@ class Writer:
         self._next_meter += len(new_high)
         self._next += 1
         self._limits.update(limits)
+        self._sealer.committed(len(batch), now)
         self._watch.observe(batch, first_new)
         for number in limits:
             self._watch.recheck(number)
@@ -244,6 +247,22 @@ class Writer:
         for number in self._deletions.numbers:
             self._watch.forget(number)
 
+    # Sealing
+
+    def _seal(self) -> None:
+        """Seal one slice, if one is due, once what was deleted is out of the way."""
+        if self._deletions.work(_SETTLING):
+            self._sealer.reload()
+        if self._deletions.removing:
+            return
+        try:
+            self._busy = self._sealer.step(_now())
+        except sa.exc.OperationalError as error:
+            # The journal keeps what cannot be sealed: nothing is lost by waiting.
+            log.error("cannot seal, trying again: %s", error.orig)
+            self._busy = False
+            self._sealer.postpone(_now())
+
     # Requests of the query service
 
     def _answer_requests(self) -> None:
@@ -268,7 +287,7 @@ class Writer:
             wanted = _CHANGES.decode(body)
             check(wanted)
             if isinstance(wanted, DeleteMeter):
-                return {"found": self._delete(wanted)}
+                return {"found": self._delete(wanted.id)}
             with self._engine.begin() as connection:
                 if isinstance(wanted, ReplaceMeter):
                     meter = meters.replace(connection, wanted)
@@ -286,30 +305,15 @@ class Writer:
         self._watch.recheck(meter.number)
         return {"number": meter.number}
 
-    # Deletions
-
-    def _delete(self, wanted: DeleteMeter) -> bool:
+    def _delete(self, id: str) -> bool:
         """Whether there was such a meter; from here on there is none."""
-        with self._engine.begin() as connection:
-            meter = meters.find(connection, wanted.id)
-            if meter is not None:
-                deletion.delete(connection, meter.number, self._next_meter - 1)
-        if meter is None:
+        number = self._deletions.delete(id, self._next_meter - 1)
+        if number is None:
             return False
-        self._index.remove(meter.number)
-        self._limits.pop(meter.number, None)
-        self._watch.forget(meter.number)
-        self._deletions.load()
+        self._index.remove(number)
+        self._limits.pop(number, None)
+        self._watch.forget(number)
         return True
-
-
-def _distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:
-    """Each pair once."""
-    order = np.lexsort((low, high))
-    high, low = high[order], low[order]
-    new = np.ones(len(high), np.bool_)
-    new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    return high[new], low[new]
 
 
 def _now() -> int:

@@ -11,6 +11,7 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -71,6 +72,32 @@ def edges(step: Step, zone: ZoneInfo, start_ms: int, end_ms: int) -> Int64s:
             raise ValueError("raw readings have no slots")
     begin = found.searchsorted(start_ms, side="right") - 1
     return found[begin : found.searchsorted(end_ms) + 1]
+
+
+def days(zone: ZoneInfo, start_ms: int, end_ms: int) -> tuple[Int64s, Int64s]:
+    """The edges of the local days that cover [start_ms, end_ms], and each day's date.
+
+    Shapes (n + 1,) and (n,); a date is the number that its digits make: 20260131. Raises
+    OverflowError outside the years 2 to 9998.
+    """
+    first, last = (_local(instant, zone).year for instant in (start_ms, end_ms))
+    years = [_year(zone, year) for year in range(first - 1, last + 2)]
+    found = np.concatenate([starts for starts, _ in years])
+    dates = np.concatenate([dates for _, dates in years])
+    begin = int(found.searchsorted(start_ms, side="right")) - 1
+    end = int(found.searchsorted(end_ms, side="right"))
+    return found[begin : end + 1], dates[begin:end]
+
+
+@lru_cache(maxsize=1024)
+def _year(zone: ZoneInfo, year: int) -> tuple[Int64s, Int64s]:
+    """The starts of a year's days, and their dates as numbers."""
+    starts: dict[int, int] = {}
+    for ordinal in range(date(year, 1, 1).toordinal(), date(year + 1, 1, 1).toordinal()):
+        day = date.fromordinal(ordinal)
+        # A date that the clock skips starts with the next one, which it belongs to.
+        starts[day_start(zone, day)] = day.year * 10_000 + day.month * 100 + day.day
+    return np.array(list(starts), np.int64), np.array(list(starts.values()), np.int64)
 
 
 def day_start(zone: ZoneInfo, day: date) -> int:

@@ -63,6 +63,12 @@ class Settled(Series):
 
     flags: UInt16s
 
+    def part(self, rows: slice) -> Settled:
+        """Some of the readings."""
+        return Settled(
+            self.time[rows], self.value[rows], self.epoch[rows], self.status[rows], self.flags[rows]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Replacement:

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from storage import blocks, deletion, journal, schema
+from storage import blocks, deletion, journal, schema, watermark
 from storage.blocks import Stored
 from storage.changes import DeleteMeter, ReplaceMeter
+from storage.defaults import Defaults
 from storage.deletion import Deletions, Stage
 from storage.engine import Database, close_writer, open_reader, open_writer
 from storage.queries import UnknownMeterError
+from storage.sealing import Sealer
+from storage.watermark import Watermark
 from telemetry.registers import ENERGY_IMPORT
 from tests.storage.test_writer import NOW, Running, readings
 
@@ -168,6 +171,7 @@ def test_it_is_taken_up_again_by_the_next_writer(tmp_path: Path) -> None:
     with engine.connect() as connection:
         assert journal_readings(connection) == [(0, 1), (2, 1)] * 5
         assert block_readings(connection) == [(0, 10), (2, 10), (8, 3)]
+        assert watermark.read(connection).values == 23
         assert connection.execute(sa.select(schema.journal.c.readings)).scalars().all() == [2] * 5
     close_writer(engine)
 
@@ -191,6 +195,7 @@ def fill(engine: sa.Engine) -> None:
         for number, (shift, group, numbers, count) in enumerate(groups):
             if count:
                 add_block(connection, number, shift, group, numbers, count)
+        watermark.write(connection, Watermark(shifts=0b10101, values=10 * 3 + 3 + 4))
         add_rows(connection)
 
 
@@ -205,6 +210,7 @@ def add_block(
         np.ones(size, np.uint32),
         np.tile(NOW - 1000 + np.arange(count, dtype=np.int64), len(numbers)),
         np.arange(size, dtype=np.int64),
+        np.zeros(size, np.int64),
     )
     connection.execute(
         schema.blocks.insert().values(
@@ -213,8 +219,8 @@ def add_block(
             grp=group,
             first_ms=NOW - 1000,
             last_ms=NOW,
-            revision=0,
             readings=size,
+            lasting=True,
             body=blocks.encode(stored),
         )
     )
@@ -245,6 +251,65 @@ def block_readings(connection: sa.Connection) -> list[tuple[int, int]]:
         assert len(stored) == count
         found += stored.meter.tolist()
     return [(meter, found.count(meter)) for meter in sorted(set(found))]
+
+
+def test_sealed_and_half_sealed(running: Running) -> None:
+    """Blocks, and a pass of sealing that is under way, lose the meter as the journal does."""
+    mark = struct.pack("<q", MARK)
+    names = [f"m{number:04d}" for number in range(3000)]
+    for number in range(4):
+        running.receiver.put(readings([(name, NOW + number, number) for name in names]))
+        running.deliver()
+    running.send(readings([("m0001", NOW + 9, MARK), ("m2999", NOW + 9, MARK)]))
+    running.settled()
+    kept = {name: running.stored(name) for name in ("m0000", "m0002", "m1500", "m2998")}
+    gone = {running.reader.meter(name).number for name in ("m0001", "m2999")}
+    running._looking.close()
+    running.stop()
+    engine = open_writer(Database(running.data))
+    sealer = Sealer(engine, Defaults())
+    sealer._slice_values = 1000
+    sealer.begin()
+    sealer.step(NOW)
+    reached = sealer._watermark
+    assert 0 < reached.below < len(names)
+    close_writer(engine)
+    running.start()
+    for name in ("m0001", "m2999"):
+        assert running.change(DeleteMeter(id=name)) == {"found": True}
+    for number in (0, 1):
+        wait_for(running.data, f"deletion {number:010d}")
+    assert found_in_files(running.data, mark) == []
+    for name, stored in kept.items():
+        assert running.stored(name) == stored
+    running._looking.close()
+    running.stop()
+    engine = open_writer(Database(running.data))
+    sealer = Sealer(engine, Defaults())
+    sealer.seal_all()
+    with engine.connect() as connection:
+        sealed = dict(block_readings(connection))
+        assert gone.isdisjoint(sealed)
+        total = sum(sealed.values())
+        assert total == watermark.read(connection).values == 4 * (len(names) - 2)
+        assert connection.execute(sa.select(schema.journal.c.id)).all() == []
+    close_writer(engine)
+    running.start()
+    for name, stored in kept.items():
+        assert running.stored(name) == stored
+
+
+def test_a_damaged_row_is_left_alone(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
+    fill(engine)
+    with engine.begin() as connection:
+        third = schema.journal.c.id == 3
+        connection.execute(schema.journal.update().where(third).values(body=b"damaged"))
+        deletion.delete(connection, 1, 2)
+    Deletions(engine).work(5.0)
+    assert "from row 3" in caplog.text
+    with engine.connect() as connection:
+        assert deletion.notes(connection)[NOTE].stage is Stage.DONE
+        assert block_readings(connection) == [(0, 10), (2, 10), (8, 3)]
 
 
 def test_rows_of_other_meters_stay(engine: sa.Engine) -> None:

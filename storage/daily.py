@@ -1,0 +1,270 @@
+"""Energy of each meter and local day, kept as plain rows with the readings that are sealed.
+
+Most readings go on from the newest sealed one of their meter: of all such meters the days grow at
+once. Where anything else happens (late readings, a register that fell, an exchanged device) a
+meter's days are computed again from all of its readings around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from storage import meters, schema
+from storage.blocks import Stored
+from storage.defaults import Defaults
+from storage.energy import Load, curve_of, part_of
+from storage.meters import Meter
+from telemetry import anchors, calendar, days, intervals
+from telemetry.calendar import HOUR_MS
+from telemetry.days import Days
+from telemetry.intervals import Flag
+from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s
+from telemetry.registers import ENERGY_IMPORT
+
+Loads = Callable[[Meter], Load]
+
+_DAILY, _LATEST = schema.daily.c, schema.latest.c
+_SETTINGS = sa.select(
+    schema.meters.c.number, schema.meters.c.time_zone, schema.meters.c.max_power_w
+).where(schema.meters.c.number.between(sa.bindparam("low"), sa.bindparam("high")))
+_TIPS = sa.select(
+    _LATEST.meter, _LATEST.time_ms, _LATEST.value, _LATEST.status, _LATEST.settled
+).where(
+    _LATEST.register == ENERGY_IMPORT,
+    _LATEST.meter.between(sa.bindparam("low"), sa.bindparam("high")),
+)
+_SWAPS = sa.select(schema.replacements.c.meter, schema.replacements.c.time_ms).where(
+    schema.replacements.c.meter.between(sa.bindparam("low"), sa.bindparam("high"))
+)
+_ADD = sa.text(
+    "INSERT INTO daily (day, meter, wh, covered_ms, flags)"
+    " VALUES (:day, :meter, :wh, :covered_ms, :flags)"
+    " ON CONFLICT (day, meter) DO UPDATE SET wh = daily.wh + excluded.wh,"
+    " covered_ms = daily.covered_ms + excluded.covered_ms, flags = daily.flags | excluded.flags"
+)
+_ZONES = (
+    schema.meters.update()
+    .where(schema.meters.c.number == sa.bindparam("meter"))
+    .values(daily_zone=sa.bindparam("zone"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What readings add to the days."""
+
+    added: Days
+    again: list[int]  # numbers of the meters whose days are to be computed again
+    settled: npt.NDArray[np.bool_]  # of each meter with readings: whether its newest counts surely
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """All that there is of a meter's days between two dates, both included."""
+
+    days: Days
+    first: int
+    last: int
+    settled: bool  # whether the newest reading surely counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Tips:
+    """The newest sealed energy readings of some meters, by number."""
+
+    stored: Stored
+    settled: npt.NDArray[np.bool_]
+
+    @classmethod
+    def between(cls, connection: sa.Connection, low: int, high: int) -> _Tips:
+        rows = connection.execute(_TIPS, {"low": low, "high": high}).all()
+        columns = np.array(sorted(tuple(row) for row in rows), np.int64).reshape(-1, 5)
+        meter, time, value, status, settled = columns.T
+        n = len(rows)
+        stored = Stored(
+            meter.astype(np.uint32),
+            np.full(n, ENERGY_IMPORT, np.uint16),
+            status.astype(np.uint16),
+            np.zeros(n, np.uint32),
+            time,
+            value,
+            np.zeros(n, np.int64),
+        )
+        return cls(stored, settled.astype(np.bool_))
+
+
+def grow(connection: sa.Connection, energy: Stored, defaults: Defaults) -> Grown:
+    """What energy readings, arranged and not in any sealed row yet, add to the days."""
+    if not len(energy):
+        return Grown(Days.concatenate([]), [], np.empty(0, np.bool_))
+    bounds = {"low": int(energy.meter[0]), "high": int(energy.meter[-1])}
+    tips = _Tips.between(connection, **bounds)
+    settings = connection.execute(_SETTINGS, bounds).all()
+    swaps = connection.execute(_SWAPS, bounds).all()
+    own = np.unique(energy.meter)
+    tips_there = np.isin(tips.stored.meter, own)
+    joined = Stored.concatenate([tips.stored.take(tips_there), energy])
+    joined = joined.take(np.argsort(joined.meter, kind="stable"))
+    place = own.searchsorted(joined.meter)
+
+    powers = {number: power for number, _, power in settings if power is not None}
+    again = np.zeros(len(own), np.bool_)
+    again[own.searchsorted(tips.stored.meter[tips_there & ~tips.settled])] = True
+    firsts = joined.time[place.searchsorted(np.arange(len(own)))]
+    for number, instant in swaps:
+        at = int(own.searchsorted(number))
+        if at < len(own) and own[at] == number and instant > firsts[at]:
+            again[at] = True
+    again[place[1:][_odd(joined, powers)]] = True
+
+    flags = _own_flags(joined.status)
+    flags[1:] |= flags[:-1].copy()
+    plain = ~again[place]
+    zones = {number: zone for number, zone, _ in settings}
+    added = []
+    for name, members in _by_zone(own, zones, defaults).items():
+        rows = plain & np.isin(joined.meter, members)
+        part = joined.take(rows)
+        meter = part.meter.astype(np.int64)
+        added.append(days.divide(meter, part.time, part.value, flags[rows], ZoneInfo(name)))
+    return Grown(Days.concatenate(added), own[again].tolist(), ~again)
+
+
+def _odd(joined: Stored, powers: dict[int, int]) -> npt.NDArray[np.bool_]:
+    """Which readings but the first do not plainly go on from the one before."""
+    elapsed, steps = np.diff(joined.time), np.diff(joined.value)
+    odd = (elapsed <= 0) | (steps < 0)
+    if powers:
+        limited = np.array(sorted(powers), np.int64)
+        most = np.array([powers[number] for number in limited.tolist()], np.float64)
+        at = limited.searchsorted(joined.meter[1:]).clip(0, len(limited) - 1)
+        ceiling = np.where(limited[at] == joined.meter[1:], most[at], np.inf) / HOUR_MS
+        odd |= steps > elapsed * ceiling * (1 - 1e-9)
+    odd &= joined.meter[1:] == joined.meter[:-1]
+    return odd
+
+
+def _own_flags(status: UInt16s) -> UInt16s:
+    flags = np.where(status & DEVICE_BITS, np.uint16(Flag.DEVICE), np.uint16(0))
+    flags |= np.where(status & Status.ARRIVAL_TIME, np.uint16(Flag.ARRIVAL_TIME), np.uint16(0))
+    return flags
+
+
+def _by_zone(
+    own: npt.NDArray[np.uint32], zones: dict[int, str | None], defaults: Defaults
+) -> dict[str, list[int]]:
+    members: dict[str, list[int]] = {}
+    for number in own.tolist():
+        members.setdefault(zones.get(number) or defaults.time_zone, []).append(number)
+    return members
+
+
+def add(connection: sa.Connection, added: Days, defaults: Defaults) -> None:
+    """Add to the rows of the days."""
+    if len(added):
+        connection.execute(_ADD, _rows(added))
+        low, high = int(added.meter.min()), int(added.meter.max())
+        _note_zones(connection, low, high, set(added.meter.tolist()), defaults)
+
+
+def _rows(found: Days) -> list[dict[str, int]]:
+    names = Days.__slots__
+    columns = (getattr(found, name).tolist() for name in names)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _note_zones(
+    connection: sa.Connection, low: int, high: int, own: Iterable[int], defaults: Defaults
+) -> None:
+    """Keep of meters that have none yet in which zone their days are."""
+    table = schema.meters.c
+    new = connection.execute(
+        sa.select(table.number, table.time_zone).where(
+            table.number.between(low, high), table.daily_zone.is_(None)
+        )
+    )
+    chosen = set(own)
+    rows = [
+        {"meter": number, "zone": zone or defaults.time_zone}
+        for number, zone in new
+        if number in chosen
+    ]
+    if rows:
+        connection.execute(_ZONES, rows)
+
+
+def again(
+    connection: sa.Connection,
+    meter: Meter,
+    load: Load,
+    defaults: Defaults,
+    earliest: int | None,
+    latest: int | None,
+) -> bool:
+    """Compute days again from what ``load`` finds; whether the newest reading surely counts.
+
+    Readings between the two instants are new, or count in another way than before; None reaches
+    to the end of the data.
+    """
+    found = around(connection, meter, load, defaults, earliest, latest)
+    table = schema.daily
+    connection.execute(
+        table.delete().where(
+            _DAILY.meter == meter.number, _DAILY.day.between(found.first, found.last)
+        )
+    )
+    if len(found.days):
+        connection.execute(table.insert(), _rows(found.days))
+        connection.execute(_ZONES, {"meter": meter.number, "zone": defaults.zone(meter).key})
+    return found.settled
+
+
+def around(
+    connection: sa.Connection,
+    meter: Meter,
+    load: Load,
+    defaults: Defaults,
+    earliest: int | None,
+    latest: int | None,
+) -> Around:
+    """The days that readings between two instants can change, as they are by all readings."""
+    swaps = meters.replacements(connection, meter.number)
+    part = part_of(load, meter, swaps, earliest, latest)
+    if len(part) < 2:
+        return Around(Days.concatenate([]), 0, 0, settled=True)
+    sure = anchors.anchored(part.time, part.value, meter.max_power_w, swaps)
+    settled = len(sure) > 0 and int(sure[-1]) == len(part) - 1
+    zone = defaults.zone(meter)
+    edges, dates = calendar.days(zone, int(part.time[0]), int(part.time[-1]))
+    low = None if earliest is None else int(edges[0])
+    high = None if latest is None else int(edges[-1])
+    curve = curve_of(load, meter, swaps, low, high)
+    slots = intervals.slots(curve, edges)
+    covered = np.minimum(edges[1:], curve.time[-1]) - np.maximum(edges[:-1], curve.time[0])
+    there = covered > 0
+    found = Days(
+        meter=np.full(int(there.sum()), meter.number, np.int64),
+        day=dates[there],
+        wh=slots.energy[there],
+        covered_ms=covered[there],
+        flags=(slots.flags[there] & ~np.uint16(Flag.PARTIAL)).astype(np.int64),
+    )
+    return Around(found, int(dates[0]), int(dates[-1]), settled)
+
+
+def stored_days(connection: sa.Connection, meter: int, first: int, last: int) -> Days:
+    """The rows of a meter from one date to another, by date."""
+    query = (
+        sa.select(_DAILY.meter, _DAILY.day, _DAILY.wh, _DAILY.covered_ms, _DAILY.flags)
+        .where(_DAILY.meter == meter, _DAILY.day.between(first, last))
+        .order_by(_DAILY.day)
+    )
+    rows = np.array([tuple(row) for row in connection.execute(query)], np.int64).reshape(-1, 5)
+    columns: list[Int64s] = list(rows.T)
+    return Days(*columns)

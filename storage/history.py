@@ -1,0 +1,116 @@
+"""Sealed readings of a meter, found in its blocks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from storage import blocks, schema
+from storage.blocks import NOTHING, Stored
+from storage.engine import StorageError
+from storage.journal import DamagedError
+from storage.watermark import Watermark
+
+_NEVER, _ALWAYS = -(2**63), 2**63 - 1
+_BLOCKS = schema.blocks.c
+
+
+@lru_cache(maxsize=64)
+def _of_groups(shifts: tuple[int, ...]) -> sa.CompoundSelect[Any]:
+    """The blocks of one group of each shift that touch a time; groups named g<shift>."""
+    return sa.union_all(
+        *(
+            sa.select(_BLOCKS.id, _BLOCKS.body).where(
+                _BLOCKS.shift == shift,
+                _BLOCKS.grp == sa.bindparam(f"g{shift}"),
+                _BLOCKS.first_ms <= sa.bindparam("end"),
+                _BLOCKS.last_ms >= sa.bindparam("start"),
+            )
+            for shift in shifts
+        )
+    )
+
+
+def series(
+    connection: sa.Connection,
+    watermark: Watermark,
+    meter: int,
+    code: int,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+) -> Stored:
+    """A register's sealed readings in [start, end], by time, of one instant by acceptance.
+
+    Raises StorageError for a damaged block.
+    """
+    shifts = watermark.shift_list
+    if not shifts:
+        return NOTHING
+    values = {f"g{shift}": meter >> shift for shift in shifts}
+    values["start"] = _NEVER if start_ms is None else start_ms
+    values["end"] = _ALWAYS if end_ms is None else end_ms
+    found = []
+    for number, body in connection.execute(_of_groups(shifts), values):
+        try:
+            part = blocks.series(body, meter, code)
+        except DamagedError as error:
+            raise damaged(number, error) from None
+        if part is not None:
+            found.append(between(part, start_ms, end_ms))
+    found.sort(key=lambda part: int(part.time[0]) if len(part) else 0)
+    both = Stored.concatenate(found)
+    if not (both.time[1:] > both.time[:-1]).all():
+        both = both.take(np.lexsort((both.late, both.time)))
+    return both
+
+
+def between(part: Stored, start_ms: int | None, end_ms: int | None) -> Stored:
+    """Readings, sorted by time, of [start, end]."""
+    low = 0 if start_ms is None else int(part.time.searchsorted(start_ms))
+    high = len(part) if end_ms is None else int(part.time.searchsorted(end_ms, side="right"))
+    return part if high - low == len(part) else part.take(slice(low, high))
+
+
+@lru_cache(maxsize=64)
+def _earliest(shifts: tuple[int, ...]) -> sa.CompoundSelect[Any]:
+    """The blocks of one group of each shift by the time at which they begin."""
+    return sa.union_all(
+        *(
+            sa.select(_BLOCKS.first_ms, _BLOCKS.id).where(
+                _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
+            )
+            for shift in shifts
+        )
+    ).order_by("first_ms")
+
+
+_BODY = sa.select(_BLOCKS.body).where(_BLOCKS.id == sa.bindparam("id"))
+
+
+def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: int) -> int | None:
+    """The instant of a register's oldest sealed reading. Raises StorageError."""
+    shifts = watermark.shift_list
+    groups = {f"g{shift}": meter >> shift for shift in shifts}
+    found: int | None = None
+    for first_ms, number in connection.execute(_earliest(shifts), groups) if shifts else ():
+        if found is not None and first_ms >= found:
+            break
+        body = connection.execute(_BODY, {"id": number}).scalar_one()
+        try:
+            part = blocks.series(body, meter, code)
+        except DamagedError as error:
+            raise damaged(number, error) from None
+        if part is not None:
+            first = int(part.time[0])
+            found = first if found is None else min(found, first)
+    return found
+
+
+def damaged(number: int, error: DamagedError) -> StorageError:
+    """What to say of a block that is not what was written."""
+    return StorageError(
+        f"block {number} is damaged: {error}. `wattbus verify` lists what is; restore a backup"
+    )

@@ -1,0 +1,331 @@
+"""Sealing and merging never change an answer, whatever the order in which readings came."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage import block_store, blocks, history, journal, meters, schema, sealing, watermark
+from storage.defaults import Defaults
+from storage.engine import Database, StorageError, close_writer, open_writer
+from storage.queries import Reader
+from storage.sealing import Sealer
+from telemetry import calendar, intervals
+from telemetry.intervals import Flag
+from telemetry.readings import Readings, Series
+from telemetry.registers import BY_CODE, ENERGY_IMPORT, POWER_IMPORT
+
+Value = tuple[int, int, int, int]  # meter, register, time, value
+ZONE = ZoneInfo("Europe/Lisbon")
+NOON = 1_760_000_000_000  # an afternoon in October 2025
+
+
+class Store:
+    """A database that is written by hand, row by row, and what should be read from it."""
+
+    def __init__(self, data: Path, count: int) -> None:
+        self.engine = open_writer(Database(data))
+        self.data = data
+        octets = [f"meter-{number}".encode().ljust(16, b"\0") for number in range(1, count + 1)]
+        with self.engine.begin() as connection:
+            meters.add_all(connection, 1, octets, 0)
+        self.defaults = Defaults(time_zone=ZONE.key)
+        self.sealer = Sealer(self.engine, self.defaults)
+        self.reader = Reader(Database(data))
+        self.rows = 0
+        self.accepted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+
+    def close(self) -> None:
+        self.reader.close()
+        close_writer(self.engine)
+
+    def commit(self, values: list[Value]) -> None:
+        self.rows += 1
+        columns = np.array(values, np.int64).reshape(-1, 4)
+        count = len(columns)
+        zeros = np.zeros(count, np.uint64)
+        readings = Readings(
+            zeros,
+            zeros,
+            np.ones(count, np.uint32),
+            columns[:, 1].astype(np.uint16),
+            np.zeros(count, np.uint16),
+            columns[:, 2],
+            columns[:, 3],
+        )
+        batch = journal.sort(columns[:, 0].astype(np.uint32), readings)
+        with self.engine.begin() as connection:
+            connection.execute(
+                schema.journal.insert().values(
+                    id=self.rows,
+                    committed_ms=self.rows,
+                    first_ms=int(batch.time.min()),
+                    last_ms=int(batch.time.max()),
+                    readings=count,
+                    body=journal.encode(batch),
+                )
+            )
+        self.sealer.committed(count, self.rows)
+        for meter, register, time, value in values:
+            self.accepted.setdefault((meter, register), []).append((time, value))
+
+    def journal_rows(self) -> int:
+        with self.engine.connect() as connection:
+            count = sa.select(sa.func.count()).select_from(schema.journal)
+            return connection.execute(count).scalar_one()
+
+    def check(self) -> None:
+        """Every series reads as it was accepted: each instant's values, in order, once each."""
+        with self.reader.snapshot():
+            self.check_days()
+            for (number, code), accepted in self.accepted.items():
+                meter = self.reader.by_number(number)
+                series = self.reader.series(meter, BY_CODE[code])
+                read = list(zip(series.time.tolist(), series.value.tolist(), strict=True))
+                assert _settled(read) == _settled(accepted)
+                assert len(read) <= len(accepted)
+            for number in {number for number, _ in self.accepted}:
+                latest = {
+                    (code, time, value)
+                    for code, time, value, _ in self.reader.latest(self.reader.by_number(number))
+                }
+                assert latest == {
+                    (code, *_newest(accepted))
+                    for (owner, code), accepted in self.accepted.items()
+                    if owner == number
+                }
+
+    def check_days(self) -> None:
+        """The rows of the days are those of each meter's sealed readings."""
+        reader, connection = self.reader, self.reader._connection
+        table = schema.daily
+        rows = connection.execute(sa.select(table.c.meter, *_DAY).order_by(*table.c)).all()
+        expected = []
+        for number in sorted({number for number, _ in self.accepted}):
+            found = history.series(connection, reader._watermark, number, ENERGY_IMPORT)
+            whole = Series(found.time, found.value, found.epoch, found.status)
+            curve = intervals.curve(intervals.settle(whole))
+            if len(curve.time) > 1:
+                edges, dates = calendar.days(ZONE, int(curve.time[0]), int(curve.time[-1]))
+                slots = intervals.slots(curve, edges)
+                for at, date in enumerate(dates.tolist()):
+                    start = max(int(edges[at]), int(curve.time[0]))
+                    covered = min(int(edges[at + 1]), int(curve.time[-1])) - start
+                    if covered > 0:
+                        flags = int(slots.flags[at]) & ~Flag.PARTIAL
+                        expected.append((number, date, int(slots.energy[at]), covered, flags))
+        assert sorted(map(tuple, rows)) == sorted(expected)
+
+
+_DAY = [schema.daily.c[name] for name in ("day", "wh", "covered_ms", "flags")]
+
+
+def _newest(accepted: list[tuple[int, int]]) -> tuple[int, int]:
+    """The highest instant, of it the value accepted last."""
+    time = max(time for time, _ in accepted)
+    return time, [value for at, value in accepted if at == time][-1]
+
+
+def _settled(accepted: list[tuple[int, int]]) -> dict[int, list[int]]:
+    """Each instant's values in the order of acceptance, without immediate repeats."""
+    values: dict[int, list[int]] = {}
+    for time, value in accepted:
+        own = values.setdefault(time, [])
+        if not own or own[-1] != value:
+            own.append(value)
+    return values
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real rules with small figures, so that a few readings go all the way."""
+    monkeypatch.setattr(sealing, "_SLICE", 6)
+    monkeypatch.setattr(sealing, "_PASS", 40)
+    monkeypatch.setattr(sealing, "_LEAST", 4)
+    monkeypatch.setattr(block_store, "_LEAST", 4)
+    monkeypatch.setattr(block_store, "_LARGE", 8)
+    monkeypatch.setattr(block_store, "_MERGE", 3)
+    monkeypatch.setattr(block_store, "_MOST_MERGED", 30)
+
+
+@pytest.mark.usefixtures("small_slices")
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.lists(
+                st.tuples(
+                    st.sampled_from([1, 1, 2, 9, 17]),
+                    st.sampled_from([ENERGY_IMPORT, ENERGY_IMPORT, POWER_IMPORT]),
+                    st.integers(0, 40).map(lambda at: NOON + at * 3_600_000),
+                    st.integers(0, 12),
+                ),
+                min_size=1,
+                max_size=12,
+            ),
+            st.sampled_from(["begin", "begin", "step", "step", "step", "all", "restart"]),
+        ),
+        min_size=10,
+        max_size=60,
+    )
+)
+def test_no_order_of_sealing_changes_an_answer(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[list[Value] | str]
+) -> None:
+    store = Store(tmp_path_factory.mktemp("store"), 20)
+    try:
+        for step in steps:
+            if isinstance(step, list):
+                store.commit(step)
+            elif step == "begin" and store.sealer._values:
+                store.sealer._pass or store.sealer.begin()
+            elif step == "all":
+                store.sealer.seal_all()
+            elif step == "step":
+                store.sealer.step(0)
+            elif step == "restart":
+                store.sealer = Sealer(store.engine, store.defaults)
+                store.reader.close()
+                store.reader = Reader(Database(store.data))
+            store.check()
+    finally:
+        store.close()
+
+
+def _fill(store: Store, count: int, rounds: int) -> None:
+    rng = np.random.default_rng(1)
+    energy = np.zeros(count, np.int64)
+    for start in range(0, rounds, 20):
+        values: list[Value] = []
+        for at in range(start, min(rounds, start + 20)):
+            energy += rng.integers(0, 900, count)
+            for meter in range(count):
+                values.append((meter + 1, ENERGY_IMPORT, NOON + at * 900_000, int(energy[meter])))
+                values.append(
+                    (meter + 1, POWER_IMPORT, NOON + at * 900_000, int(rng.integers(0, 9000)))
+                )
+        store.commit(values)
+
+
+def test_history_ends_in_few_full_blocks_of_single_meters(tmp_path: Path) -> None:
+    store = Store(tmp_path, 20)
+    _fill(store, 20, 3000)
+    store.sealer.seal_all()
+    store.check()
+    with store.engine.connect() as connection:
+        rows = connection.execute(
+            sa.select(schema.blocks.c.shift, schema.blocks.c.readings, schema.blocks.c.body)
+        ).all()
+    assert sum(row.readings for row in rows) == 20 * 3000 * 2
+    assert max(row.readings for row in rows) <= 2 * block_store._LARGE
+    assert len(rows) < 40, "20 meters of 6,000 values: a few blocks, however many commits"
+    assert sum(len(row.body) for row in rows) < 20 * 3000 * 3.5
+    store.close()
+
+
+def test_a_failed_slice_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, 3)
+    store.commit([(1, 1, 5, 7), (2, 1, 5, 7), (1, 1, 6, 8)])
+
+    def fails(*_: object) -> None:
+        raise sa.exc.OperationalError("", {}, Exception("disk full"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(watermark, "write", fails)
+        with pytest.raises(sa.exc.OperationalError):
+            store.sealer.seal_all()
+    store.sealer.postpone(0)
+    store.check()
+    assert store.journal_rows() == 1
+    store.sealer.seal_all()
+    store.check()
+    assert store.journal_rows() == 0
+    store.close()
+
+
+def test_a_damaged_block_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path, 1)
+    store.commit([(1, 1, 5, 7)])
+    store.sealer.seal_all()
+    with store.engine.begin() as connection:
+        body = connection.execute(sa.select(schema.blocks.c.body)).scalar_one()
+        damaged = body[:-1] + bytes([body[-1] ^ 1])
+        connection.execute(schema.blocks.update().values(body=damaged))
+    with store.reader.snapshot():
+        meter = store.reader.by_number(1)
+        with pytest.raises(StorageError, match="block 1 is damaged"):
+            store.reader.series(meter, BY_CODE[1])
+    store.close()
+
+
+def test_a_repeat_is_kept_when_its_epoch_is_older() -> None:
+    def stored(*epochs: int) -> blocks.Stored:
+        ones = np.ones(len(epochs), np.int64)
+        return blocks.Stored(
+            ones.astype(np.uint32),
+            ones.astype(np.uint16),
+            ones.astype(np.uint16),
+            np.array(epochs, np.uint32),
+            ones,
+            ones,
+            np.arange(len(epochs)),
+        )
+
+    assert blocks.arrange(stored(1, 2, 1)).epoch.tolist() == [1, 1]
+    assert blocks.arrange(stored(2, 2)).late.tolist() == [0]
+    assert blocks.arrange(stored(2, 1)).epoch.tolist() == [2, 1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    data=st.lists(
+        st.tuples(
+            st.integers(0, 5),
+            st.sampled_from([1, 3]),
+            st.integers(-(2**62), 2**62),
+            st.integers(-(2**63), 2**63 - 1),
+            st.integers(0, 2**32 - 1),
+            st.integers(0, 2**16 - 1),
+            st.integers(1, 2**40),
+        ),
+        min_size=1,
+        max_size=60,
+    ),
+    cut=st.integers(0, 10_000),
+    flip=st.integers(0, 10_000),
+)
+def test_blocks_give_back_what_was_put_in(
+    data: list[tuple[int, int, int, int, int, int, int]], cut: int, flip: int
+) -> None:
+    columns = [np.array(column) for column in zip(*data, strict=True)]
+    meter, register, time, value, epoch, status, late = columns
+    stored = blocks.arrange(
+        blocks.Stored(
+            meter.astype(np.uint32),
+            register.astype(np.uint16),
+            status.astype(np.uint16),
+            epoch.astype(np.uint32),
+            time.astype(np.int64),
+            value.astype(np.int64),
+            late.astype(np.int64),
+        )
+    )
+    body = blocks.encode(stored)
+    again = blocks.decode(body)
+    for name in blocks.Stored.__slots__:
+        assert (getattr(again, name) == getattr(stored, name)).all()
+    with pytest.raises(journal.DamagedError):
+        blocks.decode(body[: cut % len(body)])
+    place = flip % len(body)
+    with pytest.raises(journal.DamagedError):
+        blocks.decode(body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :])

@@ -1,0 +1,103 @@
+"""A part of a series, cut where anchors allow it, tells what the whole series tells."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telemetry import anchors, intervals
+from telemetry.intervals import Replacement
+from telemetry.readings import Series
+
+START = 1_760_000_000_000
+MINUTE = 60_000
+
+# A step of the register: rising, standing still, falling, a jump, a zero, a restart.
+steps = st.one_of(
+    st.tuples(st.just("rise"), st.integers(1, 20)),
+    st.tuples(st.just("rise"), st.integers(1, 20)),
+    st.tuples(st.just("rise"), st.integers(1, 20)),
+    st.tuples(st.just("rise"), st.integers(0, 3)),
+    st.tuples(st.just("fall"), st.integers(1, 300)),
+    st.tuples(st.just("jump"), st.integers(300, 5000)),
+    st.tuples(st.just("set"), st.sampled_from([0, 1, 5, 50])),
+    st.tuples(st.just("boot"), st.sampled_from([0, 1, 5])),
+)
+gaps = st.sampled_from([1, 5, 14, 15, 16, 60, 400])
+
+
+@st.composite
+def series(draw: st.DrawFn) -> tuple[Series, list[Replacement]]:
+    """A register's life with everything that happens to registers, and its replacements."""
+    time, value, epoch = START, draw(st.integers(0, 500)), 1
+    rows = [(time, value, epoch)]
+    swaps = []
+    for (kind, size), gap in draw(
+        st.lists(st.tuples(steps, gaps), min_size=1, max_size=60).map(
+            lambda some: [pair for pair in some for _ in range(1 + pair[1] % 3)]
+        )
+    ):
+        time += gap * MINUTE
+        epoch += kind == "boot"
+        if kind in ("set", "boot"):
+            value = size
+        else:
+            value = max(0, value + (-size if kind == "fall" else size))
+        if kind == "boot" and draw(st.booleans()):
+            swaps.append(Replacement(time - MINUTE // 2, value + 700, size))
+        rows.append((time, value, epoch))
+    columns = np.array(rows, np.int64)
+    n = len(rows)
+    whole = Series(
+        columns[:, 0], columns[:, 1], columns[:, 2].astype(np.uint32), np.zeros(n, np.uint16)
+    )
+    return whole, swaps
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    series(),
+    st.sampled_from([None, 2_000, 40_000]),
+    st.sampled_from([None, 1_000, 10_000]),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_a_part_between_anchors_books_what_the_whole_books(
+    made: tuple[Series, list[Replacement]],
+    power: int | None,
+    modulus: int | None,
+    between: tuple[float, float],
+) -> None:
+    whole, swaps = made
+    settled = intervals.settle(whole)
+    span = int(settled.time[-1]) - START
+    start, end = (START + int(span * share) for share in sorted(between))
+    end = max(end, start + 1)
+    rules = {"modulus": modulus, "max_power_w": power, "replacements": swaps}
+    found = anchors.anchored(settled.time, settled.value, power, swaps)
+    edges = np.unique(np.linspace(start, end, 7).astype(np.int64))
+    expected = intervals.slots(intervals.curve(settled, **rules), edges)
+    for low, high in ((start, end), (start, None), (None, end)):
+        rows = anchors.cut(found, settled.time, low, high)
+        if rows is None:
+            continue
+        part = intervals.slots(intervals.curve(settled.part(rows), **rules), edges)
+        assert part.energy.tolist() == expected.energy.tolist()
+        assert part.flags.tolist() == expected.flags.tolist()
+
+
+def test_anchors_are_found_in_a_healthy_series_and_not_in_a_silent_one() -> None:
+    time = START + np.arange(100) * 15 * MINUTE
+    rising, still = 1000 + np.arange(100) * 7, np.full(100, 1000)
+    assert anchors.anchored(time, rising, None, []).tolist() == list(range(4, 100))
+    assert anchors.anchored(time, still, None, []).tolist() == []
+    found = anchors.anchored(time, rising, None, [])
+    assert anchors.cut(found, time, int(time[50]), int(time[60])) == slice(50, 65)
+    assert anchors.cut(found, time, int(time[3]), None) is None
+    assert anchors.cut(found, time, None, int(time[96])) is None
+    # Too steep for the meter: nothing is certain.
+    assert anchors.anchored(time, rising, 1, []).tolist() == []
+    # Nothing is certain either where the device was exchanged between two of the five.
+    swap = [Replacement(int(time[20]) - 1, 0, 0)]
+    missing = set(range(4, 100)) - set(anchors.anchored(time, rising, None, swap).tolist())
+    assert missing == {20, 21, 22, 23}
