@@ -12,6 +12,7 @@ from storage import deletion, engine, history, journal, meters, schema, watermar
 from storage.blocks import Stored
 from storage.engine import Database, StorageError, database_path, open_reader
 from storage.meters import Meter
+from storage.prepared import Prepared
 from storage.tail import Tail
 from telemetry.intervals import Replacement
 from telemetry.readings import Series
@@ -24,11 +25,16 @@ _NEW = (
     .order_by(schema.journal.c.id)
     .limit(_BODIES_A_READ)
 )
-_LATEST = sa.select(
-    schema.latest.c.register, schema.latest.c.time_ms, schema.latest.c.value, schema.latest.c.status
-).where(schema.latest.c.meter == sa.bindparam("meter"))
-_NEWEST = sa.select(schema.latest.c.time_ms).where(
-    schema.latest.c.meter == sa.bindparam("meter"), schema.latest.c.register == sa.bindparam("code")
+_LATEST = Prepared(
+    sa.select(
+        *(schema.latest.c[name] for name in ("register", "time_ms", "value", "status"))
+    ).where(schema.latest.c.meter == sa.bindparam("meter"))
+)
+_NEWEST = Prepared(
+    sa.select(schema.latest.c.time_ms).where(
+        schema.latest.c.meter == sa.bindparam("meter"),
+        schema.latest.c.register == sa.bindparam("register"),
+    )
 )
 _ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
 
@@ -170,12 +176,15 @@ class Reader:
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
-        key = {"meter": meter.number, "code": register.code}
-        sealed = self._connection.execute(_NEWEST, key).scalar()
+        sealed = self._newest_sealed(meter, register)
         tail = self._tail.series(meter.number, register.code).time
         if not len(tail):
             return sealed
         return int(tail.max()) if sealed is None else max(sealed, int(tail.max()))
+
+    def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
+        row = _NEWEST.row(self._connection, meter=meter.number, register=register.code)
+        return None if row is None else int(row[0])
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
@@ -192,8 +201,7 @@ class Reader:
             return bool(sealed_there.late[0])
         tail = self._tail.series(meter.number, register.code).time
         before = tail[: int(np.flatnonzero(tail == instant)[0])]
-        key = {"meter": meter.number, "code": register.code}
-        sealed = self._connection.execute(_NEWEST, key).scalar()
+        sealed = self._newest_sealed(meter, register)
         return bool((before > instant).any()) or (sealed is not None and sealed > instant)
 
     def replacements(self, meter: Meter) -> list[Replacement]:
@@ -202,7 +210,7 @@ class Reader:
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
-        sealed = self._connection.execute(_LATEST, {"meter": meter.number})
+        sealed = _LATEST.rows(self._connection, meter=meter.number)
         newest = {code: (code, *rest) for code, *rest in sealed}
         found = self._tail.meter(meter.number)
         # By register, then time, then acceptance: the last of each register is its newest.
