@@ -6,9 +6,9 @@ import argparse
 import os
 import platform
 
-from benchmarks import ask, ingest
+from benchmarks import ask, databases, ingest
 
-SUITES = {"ingest": ingest, "ask": ask}
+SUITES = {"ingest": ingest, "ask": ask, "databases": databases}
 
 
 def main() -> None:

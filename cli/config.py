@@ -18,7 +18,7 @@ import tzlocal
 from platformdirs import user_data_path
 
 from storage.defaults import Defaults
-from storage.engine import Database
+from storage.engine import Database, StorageError, place
 from telemetry.formats import FORMATS
 
 LOOPBACK = "127.0.0.1"
@@ -48,6 +48,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Everything that can be configured; the keys of the TOML file."""
 
     data: str | None = None
+    database_url: str | None = msgspec.field(default=None, name="database")
     time_zone: str | None = None
     alert_limit_kwh: Decimal = Decimal(500)
     price: Decimal = Decimal("0.50")
@@ -65,8 +66,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     @property
     def database(self) -> Database:
-        """The database, in the directory of all data."""
-        return Database(self.directory)
+        """The database: on a server, or in the directory of all data."""
+        return Database(self.directory, self.database_url)
 
     @property
     def writer_endpoint(self) -> str:
@@ -147,6 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="a TOML file, see docs/config.md"
     )
     parser.add_argument("--data", metavar="DIR", help="the directory for all data")
+    parser.add_argument("--database", metavar="URL", help="a PostgreSQL database, see docs")
     parser.add_argument("--address", metavar="HOST", help="listen there with everything")
     for flag, default in (("udp", 5001), *PORTS.items()):
         parser.add_argument(f"--{flag}-port", type=_port, metavar="N", help=f"default {default}")
@@ -161,8 +163,9 @@ def _port(text: str) -> int:
 
 def flags_of(arguments: argparse.Namespace) -> list[str]:
     """The same flags again, for a child process."""
-    names = ("config", "data", "address", "udp_port", "query_port", "live_port", "http_port")
-    given = ((name, getattr(arguments, name)) for name in (*names, "time_zone"))
+    ports = (f"{name}_port" for name in ("udp", *PORTS))
+    names = ("config", "data", "database", "address", *ports, "time_zone")
+    given = ((name, getattr(arguments, name)) for name in names)
     return [
         part
         for name, value in given
@@ -177,10 +180,11 @@ def load(arguments: argparse.Namespace) -> Config:
     if arguments.config:
         config = _parse(arguments.config)
         _check(config, arguments.config)
+    plain = {"data": "data", "database": "database_url", "time_zone": "time_zone"}
     changes: dict[str, Any] = {
-        name: value
-        for name in ("data", "time_zone")
-        if (value := getattr(arguments, name)) is not None
+        field: value
+        for flag, field in plain.items()
+        if (value := getattr(arguments, flag)) is not None
     }
     for service in PORTS:
         changes[service] = _override(
@@ -234,7 +238,7 @@ def _known(keys: list[str]) -> tuple[str, ...]:
     struct: type[msgspec.Struct] = Config
     if keys:
         struct = Listener if keys[0] == "listeners" else Address
-    return struct.__struct_fields__
+    return struct.__struct_encode_fields__
 
 
 def _line(text: str, keys: list[str]) -> int:
@@ -263,11 +267,7 @@ def _line(text: str, keys: list[str]) -> int:
 def _check(config: Config, path: Path | None) -> None:
     """Raise ConfigError for values of the right type that make no sense."""
     complaints = [
-        (
-            "time_zone",
-            config.time_zone is None or _is_zone(config.time_zone),
-            f"{config.time_zone!r} is no IANA time zone",
-        ),
+        ("time_zone", _is_zone(zone := config.time_zone), f"{zone!r} is no IANA time zone"),
         ("billing_day", 1 <= config.billing_day <= 31, "a day of the month is 1 to 31"),
         ("price", config.price.is_finite() and config.price >= 0, "a price is not negative"),
         (
@@ -277,6 +277,7 @@ def _check(config: Config, path: Path | None) -> None:
         ),
         ("listeners", bool(config.listeners), "there must be one at least"),
         ("data", config.data != "", "must not be empty"),
+        ("database", not (wrong := _wrong_url(config.database_url)), wrong),
     ]
     for number, listener in enumerate(config.listeners):
         known = ", ".join(FORMATS)
@@ -299,9 +300,19 @@ def _check(config: Config, path: Path | None) -> None:
             raise ConfigError(f"{place}{key}: {complaint}")
 
 
-def _is_zone(name: str) -> bool:
+def _wrong_url(url: str | None) -> str:
+    """What is wrong with the URL of a database, or nothing."""
     try:
-        ZoneInfo(name)
+        if url is not None:
+            place(Database(Path(), url or "empty"))
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
+def _is_zone(name: str | None) -> bool:
+    try:
+        ZoneInfo("UTC" if name is None else name)
     except (ValueError, OSError, KeyError):
         return False
     return True

@@ -7,7 +7,19 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from cli import commands, config, meter, meter_options, processes, repl, serve, watch
+from cli import (
+    commands,
+    config,
+    exporting,
+    importing,
+    meter,
+    meter_options,
+    migrate,
+    processes,
+    repl,
+    serve,
+    watch,
+)
 
 # Programs: name, summary, description, arguments, main.
 _Program = tuple[
@@ -16,6 +28,8 @@ _Program = tuple[
 _PROGRAMS: tuple[_Program, ...] = (
     ("serve", "start the whole collector", serve.add_arguments, serve.run),
     ("meter", "send datagrams as a meter does", meter_options.add_arguments, meter.run),
+    ("import", "store the readings of files", importing.add_arguments, importing.run),
+    ("export", "write readings to a file", exporting.add_arguments, exporting.run),
     ("repl", "ask questions, line by line", repl.add_arguments, repl.run),
     ("watch", "show a meter's readings as they are stored", watch.add_arguments, watch.run),
     (
@@ -41,6 +55,12 @@ _PROGRAMS: tuple[_Program, ...] = (
         "start only the HTTP shim",
         config.add_arguments,
         partial(processes.run, processes.http),
+    ),
+    (
+        "migrate",
+        "bring the database to the schema of this version",
+        migrate.add_arguments,
+        migrate.run,
     ),
 )
 _EPILOG = """\

@@ -24,11 +24,12 @@ import zmq
 from cli import config
 from cli.config import Config, ConfigError
 from query.messages import ListenerStatus, ReceiverStatus
-from storage.engine import StorageError
+from storage.engine import StorageError, place
 from telemetry.receiver import Listener
 
 # Set by ``serve`` for its children: where to say that they are ready.
 READY_FD = "WATTBUS_READY_FD"
+READY, SLOW = b"1", b"s"
 
 log = logging.getLogger("wattbus")
 _EXIT_WRONG_INPUT = 2
@@ -68,9 +69,18 @@ def _watch_supervisor() -> None:
 
 def say_ready() -> None:
     """Tell the supervisor, if there is one, that the process does its work now."""
+    _say(READY)
+
+
+def say_slow() -> None:
+    """Tell the supervisor, if there is one, that being ready will take what time it takes."""
+    _say(SLOW)
+
+
+def _say(what: bytes) -> None:
     fd = os.environ.get(READY_FD)
     if fd is not None:
-        os.write(int(fd), b"1")
+        os.write(int(fd), what)
 
 
 def set_up_logging() -> None:
@@ -161,13 +171,16 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
     from query.publisher import Publisher
+    from storage.migrate import pending
     from storage.writer import Writer
 
-    with _only_writer(settings.directory):
+    with only_writer(settings.directory):
+        if pending(settings.database):
+            say_slow()
         publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
         part = Writer(settings.database, settings.writer_endpoint, settings.defaults, publisher)
         logging.getLogger("writer").info(
-            "writing to %s, publishing on %s", settings.directory, publisher.endpoint
+            "writing to %s, publishing on %s", place(settings.database), publisher.endpoint
         )
         say_ready()
         part.run(stop)
@@ -175,7 +188,7 @@ def writer(settings: Config, stop: threading.Event) -> None:
 
 
 @contextmanager
-def _only_writer(data: Path) -> Iterator[None]:
+def only_writer(data: Path) -> Iterator[None]:
     """Hold the data directory's lock; StartError when another writer has it."""
     try:
         data.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import select
 import signal
@@ -62,12 +63,18 @@ class Child:
         self.started, self.again_at = time.monotonic(), 0.0
 
     def wait_ready(self, stop: threading.Event) -> bool:
-        """Whether it said in time that it is ready; False also when it died or we stop."""
+        """Whether it said in time that it is ready; False also when it died or we stop.
+
+        A writer that migrates the database first says so, and is given the time that it takes.
+        """
         deadline = time.monotonic() + _READY_WITHIN
         while not stop.is_set() and time.monotonic() < deadline:
             readable, _, _ = select.select([self.ready_fd], [], [], 0.1)
             if readable:
-                return bool(os.read(self.ready_fd, 1))
+                said = os.read(self.ready_fd, 1)
+                if said != processes.SLOW:
+                    return said == processes.READY
+                deadline = math.inf
         return False
 
     def exit_code(self) -> int | None:

@@ -48,6 +48,8 @@ def _seconds(start_ms: int, end_ms: int) -> float:
 def _lines(status: m.Status) -> Iterator[Record]:
     yield _line("service", "version", status.version)
     yield _line("service", "up", _seconds(status.started_ms, status.now_ms), "s")
+    if status.away is not None:
+        yield _line("storage", "state", f"away: {status.away}")
     yield _line("storage", "meters", status.meters)
     yield _line("storage", "readings", status.readings)
     yield _line("storage", "size", round(status.database_octets / 2**20, 3), "MiB")
@@ -59,6 +61,10 @@ def _lines(status: m.Status) -> Iterator[Record]:
     yield _line("writer", "readings", writer.readings)
     yield _line("writer", "commits", writer.commits)
     yield _line("writer", "a commit takes", round(writer.commit_ms, 3), "ms")
+    if writer.spooling or writer.spooled:
+        state = "spooling" if writer.spooling else "draining the spool"
+        yield _line("writer", "state", state)
+        yield _line("writer", "in the spool", writer.spooled, "readings")
     for number, receiver in enumerate(writer.receivers, 1):
         yield from _receiver_lines(f"receiver {number}", receiver, status.now_ms)
 

@@ -10,7 +10,8 @@ import numpy as np
 from query import messages as m
 from query.transport import BusError
 from storage.defaults import Defaults
-from storage.queries import Reader
+from storage.meters import Meter
+from storage.queries import Reader, UnknownMeterError
 from telemetry import calendar, intervals
 from telemetry.readings import Int64s, UInt16s
 
@@ -22,6 +23,16 @@ class Answers(NamedTuple):
     defaults: Defaults
     version: str
     now_ms: int
+
+
+def find_meter(source: Answers, name: str) -> Meter:
+    """The meter of an id; BusError where there is none."""
+    try:
+        return source.reader.meter(name)
+    except UnknownMeterError as error:
+        raise BusError("unknown_meter", str(error)) from None
+    except ValueError as error:
+        raise BusError("bad_request", str(error)) from None
 
 
 def page_size(most: int, largest: int = m.MOST_ROWS) -> int:

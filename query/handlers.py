@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -10,12 +10,11 @@ import numpy as np
 
 from query import billing, fleet
 from query import messages as m
-from query.asking import Answers, flag_names, page_size
+from query.asking import Answers, find_meter, flag_names, page_size
 from query.transport import BusError
 from storage.defaults import Defaults
-from storage.energy import energy_curve
+from storage.energy import REGISTER, energy_curve
 from storage.meters import Meter
-from storage.queries import UnknownMeterError
 from telemetry import calendar, intervals
 from telemetry.calendar import DAY_MS, HOUR_MS, QUARTER_MS, Step
 from telemetry.intervals import Curve, Flag
@@ -68,11 +67,11 @@ def _list_meters(request: m.ListMeters, source: Answers) -> m.MeterPage:
 
 
 def _get_meter(request: m.GetMeter, source: Answers) -> m.MeterInfo:
-    return meter_info(_meter(source, request.id), source.defaults)
+    return meter_info(find_meter(source, request.id), source.defaults)
 
 
 def _get_latest(request: m.GetLatest, source: Answers) -> m.Latest:
-    meter = _meter(source, request.id)
+    meter = find_meter(source, request.id)
     registers = []
     for code, time_ms, raw, status in source.reader.latest(meter):
         register = BY_CODE[code]
@@ -103,13 +102,14 @@ def _get_history(request: m.GetHistory, source: Answers) -> m.History:
     except ValueError:
         steps = ", ".join(Step)
         raise BusError("bad_request", f"step is one of {steps}, not {request.step!r}") from None
-    meter = _meter(source, request.id)
-    curve = energy_curve(source.reader, meter)
-    start, end = _range(request.start_ms, request.end_ms, curve)
+    meter = find_meter(source, request.id)
+    start, end = _range(request.start_ms, request.end_ms, *_extent(source, meter))
     if step is Step.RAW:
-        bounds, flags = _between_readings(curve, start, end, most)
+        curve, bounds, flags = _between_readings(source, meter, start, end, most)
         wh = np.diff(curve.at(bounds))
     else:
+        last = min(end, start + (most + 2) * _LONGEST[step])
+        curve = energy_curve(source.reader, meter, start, last)
         edges = _edges(curve, step, source.defaults.zone(meter), start, end, most)
         bounds = _within(edges, request.start_ms, request.end_ms)
         slots = intervals.slots(curve, bounds)
@@ -130,11 +130,32 @@ def _get_history(request: m.GetHistory, source: Answers) -> m.History:
     )
 
 
-def _between_readings(curve: Curve, start: int, end: int, most: int) -> tuple[Int64s, UInt16s]:
+def _between_readings(
+    source: Answers, meter: Meter, start: int, end: int, most: int
+) -> tuple[Curve, Int64s, UInt16s]:
     """The bounds and flags of the intervals between readings in [start, end], for one page."""
-    first = int(curve.time.searchsorted(start))
-    last = min(int(curve.time.searchsorted(end, side="right")), first + most + 2)
-    return curve.time[first:last], curve.flags[first + 1 : last]
+    for reach in _reaches(start, end):
+        curve = energy_curve(source.reader, meter, start, reach)
+        first = int(curve.time.searchsorted(start))
+        last = min(int(curve.time.searchsorted(reach, side="right")), first + most + 2)
+        if last - first == most + 2:
+            break
+    return curve, curve.time[first:last], curve.flags[first + 1 : last]
+
+
+def _reaches(start: int, end: int) -> Iterator[int]:
+    """Ever later instants up to the end: who looks for a page need not look at years."""
+    reach = DAY_MS
+    while start + reach < end:
+        yield start + reach
+        reach *= 8
+    yield end
+
+
+def _extent(source: Answers, meter: Meter) -> tuple[int | None, int | None]:
+    """The instants of a meter's oldest and newest energy reading."""
+    reader = source.reader
+    return reader.oldest(meter, REGISTER), reader.newest(meter, REGISTER)
 
 
 def _edges(curve: Curve, step: Step, zone: ZoneInfo, start: int, end: int, most: int) -> Int64s:
@@ -143,7 +164,6 @@ def _edges(curve: Curve, step: Step, zone: ZoneInfo, start: int, end: int, most:
         return np.array([start], np.int64)
     # No calendar of centuries without data, nor of pages to come. Slots inside the data are never
     # missing, so a page and one more are enough.
-    start = max(start, int(curve.time[0]))
     end = min(end, int(curve.time[-1]), start + (most + 2) * _LONGEST[step])
     return calendar.edges(step, zone, start, end)[: most + 2]
 
@@ -159,14 +179,17 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
     register = BY_NAME.get(request.register)
     if register is None:
         raise BusError("bad_request", f"there is no register {request.register!r}")
-    meter = _meter(source, request.id)
-    settled = intervals.settle(source.reader.series(meter, register))
-    start = _instant("start_ms", request.start_ms)
-    end = _instant("end_ms", request.end_ms)
-    first = 0 if start is None else int(settled.time.searchsorted(start))
-    last = len(settled) if end is None else int(settled.time.searchsorted(end))
-    last = max(first, last)
-    page = slice(first, min(last, first + most))
+    meter = find_meter(source, request.id)
+    reader = source.reader
+    start, end = _instant("start_ms", request.start_ms), _instant("end_ms", request.end_ms)
+    oldest, newest = reader.oldest(meter, register), reader.newest(meter, register)
+    low = max(start or 0, oldest or 0) if start is not None else oldest or 0
+    high = 1 + (newest or 0) if end is None else end
+    for reach in _reaches(low, high):
+        settled = intervals.settle(reader.series(meter, register, low, reach - 1))
+        if len(settled) > most:
+            break
+    page = slice(0, most)
     return m.Values(
         id=meter.id,
         time_zone=source.defaults.zone(meter).key,
@@ -175,14 +198,18 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
         scaler=register.scaler,
         time_ms=settled.time[page].tolist(),
         raw=settled.value[page].tolist(),
-        next=int(settled.time[first + most]) if last - first > most else None,
+        status=settled.status[page].tolist(),
+        epoch=settled.epoch[page].tolist(),
+        next=int(settled.time[most]) if len(settled) > most else None,
     )
 
 
 def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
-    meter = _meter(source, request.id)
-    curve = energy_curve(source.reader, meter)
-    start, end = _range(request.start_ms, request.end_ms, curve)
+    meter = find_meter(source, request.id)
+    start, end = _range(request.start_ms, request.end_ms, *_extent(source, meter))
+    curve = energy_curve(source.reader, meter, start, end)
+    if request.end_ms is None and len(curve.time):
+        end = max(int(curve.time[-1]), start + 1)  # what is newer is held back
     slots = intervals.slots(curve, np.array([start, end], np.int64))
     empty = bool(slots.flags[0] & Flag.MISSING)
     return m.Total(
@@ -199,7 +226,7 @@ def _list_alerts(request: m.ListAlerts, source: Answers) -> m.AlertPage:
     most = page_size(request.most)
     if request.before is not None and not 0 <= request.before < 2**63:
         raise BusError("bad_request", "before is the number of an alert")
-    meter = None if request.id is None else _meter(source, request.id)
+    meter = None if request.id is None else find_meter(source, request.id)
     rows = source.reader.alerts(meter, request.before, most + 1)
     alerts = [_alert(row._mapping, source) for row in rows[:most]]
     return m.AlertPage(alerts=alerts, next=alerts[-1].number if len(rows) > most else None)
@@ -212,15 +239,16 @@ def _alert(row: Any, source: Answers) -> m.Alert:
 
 
 def _get_bill(request: m.GetBill, source: Answers) -> m.Bill:
-    meter, defaults = _meter(source, request.id), source.defaults
-    curve = energy_curve(source.reader, meter)
+    meter, defaults = find_meter(source, request.id), source.defaults
     at = _instant("at_ms", request.at_ms)
     if at is None:
-        if not len(curve.time):
+        newest = source.reader.newest(meter, REGISTER)
+        if newest is None:
             raise BusError("no_readings", f"meter {meter.id!r} has no energy readings to bill yet")
-        # A reading at midnight of the first closes the period before.
-        at = int(curve.time[-1]) - 1
+        # A reading at midnight of the first closes the period before; what is newer is held back.
+        at = int(energy_curve(source.reader, meter, newest).time[-1]) - 1
     period = defaults.period(meter, at)
+    curve = energy_curve(source.reader, meter, period.start_ms, period.end_ms)
     slots = intervals.slots(curve, np.array([period.start_ms, period.end_ms], np.int64))
     wh, flags, price = int(slots.energy[0]), int(slots.flags[0]), defaults.price_of(meter)
     return m.Bill(
@@ -266,28 +294,23 @@ _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
 }
 
 
-def _meter(source: Answers, name: str) -> Meter:
-    try:
-        return source.reader.meter(name)
-    except UnknownMeterError as error:
-        raise BusError("unknown_meter", str(error)) from None
-    except ValueError as error:
-        raise BusError("bad_request", str(error)) from None
-
-
 def _instant(field: str, instant: int | None) -> int | None:
     if instant is not None and not _EARLIEST <= instant <= _LATEST:
         raise BusError("bad_request", f"{field} is ms of Unix time, 1900 to 2200, not {instant}")
     return instant
 
 
-def _range(start_ms: int | None, end_ms: int | None, curve: Curve) -> tuple[int, int]:
-    """The range asked for, where nothing was asked the data's; never empty."""
+def _range(
+    start_ms: int | None, end_ms: int | None, oldest: int | None, newest: int | None
+) -> tuple[int, int]:
+    """The range asked for, where nothing was asked the data's; never empty.
+
+    It starts with the data at the earliest: there are no centuries to look through before.
+    """
     start, end = _instant("start_ms", start_ms), _instant("end_ms", end_ms)
     if start is not None and end is not None and end <= start:
         raise BusError("bad_request", "the range ends before it starts")
-    first = int(curve.time[0]) if len(curve.time) else 0
-    last = int(curve.time[-1]) if len(curve.time) else 1
-    start = min(first, end - 1) if start is None and end is not None else start
-    start = first if start is None else start
+    first, last = oldest or 0, 1 if newest is None else newest
+    start = first if start is None else max(start, first)
+    start = start if end is None else min(start, end - 1)
     return start, max(last, start + 1) if end is None else end

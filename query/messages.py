@@ -71,6 +71,8 @@ class WriterStatus(Reply, frozen=True):
     commits: int
     commit_ms: float  # the median duration of the latest commits
     receivers: list[ReceiverStatus]
+    spooling: bool = False  # the database's server is away
+    spooled: int = 0  # readings on the writer's disk that are not in the database yet
 
 
 class Status(Reply, tag="status", frozen=True):
@@ -83,6 +85,7 @@ class Status(Reply, tag="status", frozen=True):
     readings: int  # values stored, repeats among them
     database_octets: int
     writer: WriterStatus | None
+    away: str | None = None  # why the database cannot be read; the figures are the last known
 
 
 class GetStatus(Request, tag="get_status", frozen=True):
@@ -205,6 +208,8 @@ class Values(Reply, tag="values", frozen=True):
     scaler: int
     time_ms: list[int]
     raw: list[int]
+    status: list[int]
+    epoch: list[int]
     next: int | None
 
 

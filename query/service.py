@@ -21,7 +21,7 @@ from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusErr
 from storage import handover
 from storage.changes import ChangeRefusedError, DeleteMeter, check
 from storage.defaults import Defaults
-from storage.engine import Database, StorageError
+from storage.engine import Database, StorageError, reason
 from storage.queries import Reader
 
 log = logging.getLogger("query")
@@ -63,6 +63,7 @@ class Service:
         self._database, self._defaults, self._version = database, defaults, version
         self._reader: Reader | None = None
         self._started = int(time.time() * 1000)
+        self._seen = 0, 0, 0  # meters, readings, octets
         self._socket, self.endpoint = listen(zmq.ROUTER, address, LONGEST_REQUEST, linger=1000)
         self._writer = handover.dealer(writer_endpoint)
         self._forwarded: dict[bytes, _Forwarded] = {}
@@ -101,7 +102,7 @@ class Service:
             with self._reader.snapshot():
                 yield self._reader
         except (StorageError, DBAPIError) as error:
-            raise BusError("unavailable", str(getattr(error, "orig", error))) from None
+            raise BusError("unavailable", f"the database: {reason(error)}") from None
 
     def _take_request(self) -> None:
         frames = self._socket.recv_multipart()
@@ -188,16 +189,25 @@ class Service:
         return self._status(None)
 
     def _status(self, writer: m.WriterStatus | None) -> m.Status:
-        with self._snapshot() as reader:
-            return m.Status(
-                version=self._version,
-                now_ms=int(time.time() * 1000),
-                started_ms=self._started,
-                meters=reader.meter_count(),
-                readings=reader.readings(),
-                database_octets=reader.octets,
-                writer=writer,
-            )
+        away = None
+        try:
+            with self._snapshot() as reader:
+                self._seen = reader.meter_count(), reader.readings(), reader.octets
+        except BusError as error:
+            if writer is None or not writer.spooling:
+                raise
+            away = str(error)
+        meters, readings, octets = self._seen
+        return m.Status(
+            version=self._version,
+            now_ms=int(time.time() * 1000),
+            started_ms=self._started,
+            meters=meters,
+            readings=readings,
+            database_octets=octets,
+            writer=writer,
+            away=away,
+        )
 
     def _reply(self, asker: _Asker, make: Callable[[], m.Reply | None]) -> None:
         """Send what ``make`` answers, if it does, or the error that it raises."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from enum import StrEnum
 
@@ -20,7 +20,9 @@ import msgspec
 import sqlalchemy as sa
 
 from storage import blocks, journal, meters, schema, watermark
-from storage.engine import keep_number, kept_number, truncate_log
+from storage.engine import REFUSALS, keep_number, kept_number, reason, truncate_log
+
+Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
 log = logging.getLogger("writer")
 
@@ -77,12 +79,11 @@ def notes(connection: sa.Connection, known: int = 0) -> dict[str, Note]:
 class Deletions:
     """Belongs to the writer: removes between its commits what is left of deleted meters."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        """Go on with what an earlier writer has not finished."""
-        self._engine = engine
+    def __init__(self, begin: Begin, engine: sa.Engine) -> None:
+        """``begin`` makes the writer's transactions; ``learn`` has to be called first."""
+        self._begin, self._engine = begin, engine
         self._notes: dict[str, Note] = {}
         self._again = 0.0
-        self.load()
 
     @property
     def waiting(self) -> bool:
@@ -101,18 +102,17 @@ class Deletions:
 
     def delete(self, id: str, highest: int) -> int | None:
         """Delete a meter (see the function ``delete``); its number, None if there is none."""
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             meter = meters.find(connection, id)
             if meter is None:
                 return None
             delete(connection, meter.number, highest)
-        self.load()
+            self.learn(connection)
         return meter.number
 
-    def load(self) -> None:
-        """Learn what is to be removed."""
-        with self._engine.connect() as connection:
-            found = notes(connection).items()
+    def learn(self, connection: sa.Connection) -> None:
+        """See what is to be removed; go on with what an earlier writer has not finished."""
+        found = notes(connection).items()
         self._notes = {key: note for key, note in found if note.stage is not Stage.DONE}
 
     def work(self, seconds: float) -> bool:
@@ -126,8 +126,8 @@ class Deletions:
             key, note = next(iter(self._notes.items()))
             try:
                 done = self._step(key, note)
-            except sa.exc.OperationalError as error:
-                log.error("cannot remove a deleted meter's readings yet: %s", error.orig)
+            except REFUSALS as error:
+                log.error("cannot remove a deleted meter's readings yet: %s", reason(error))
                 done = False
             if not done:
                 self._again = time.monotonic() + _PATIENCE
@@ -139,7 +139,7 @@ class Deletions:
         """One transaction, about one row; False while somebody still reads what is to go."""
         if note.stage is Stage.FILES and not truncate_log(self._engine):
             return False
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             note = _STEPS[note.stage](connection, note)
             update = _INFO.update().where(_INFO.c.key == key)
             connection.execute(update.values(value=msgspec.json.encode(note).decode()))

@@ -1,166 +1,165 @@
-"""Opens databases: SQLite set up so that a commit is durable, one writer, read-only readers."""
+"""Opens databases, SQLite or PostgreSQL: durable commits, one writer, read-only readers."""
 
 from __future__ import annotations
 
-import sqlite3
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+import time
+from datetime import date
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from sqlalchemy.pool import QueuePool
 
-from storage import schema
-
-# On every connection that writes. FULL: the WAL is synced at each commit, before it returns.
-_WRITER_PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA busy_timeout = 5000",
-    "PRAGMA cache_size = -16384",
-    # What is deleted is overwritten: 0.08 µs of CPU a value when its journal row is sealed.
-    "PRAGMA secure_delete = ON",
+from storage import postgresql, schema, sqlite
+from storage.database import (
+    REFUSALS,
+    AnotherWriterError,
+    Database,
+    StorageError,
+    UnavailableError,
+    reason,
 )
-_READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000")
+from storage.sqlite import database_path
+
+if TYPE_CHECKING:
+    from storage.migrate import Report
+
+__all__ = [
+    "REFUSALS",
+    "Database",
+    "StorageError",
+    "UnavailableError",
+    "begin_snapshot",
+    "close_writer",
+    "database_path",
+    "end_snapshot",
+    "keep_number",
+    "kept_number",
+    "octets",
+    "open_reader",
+    "open_writer",
+    "place",
+    "prepare",
+    "reason",
+    "truncate_log",
+]
+
+# How long a new writer waits for the lock of one that has just ended.
+_LOCK_WITHIN = 3.0
 
 
-class StorageError(Exception):
-    """The database cannot be used; the message says why and what to do."""
+def place(database: Database) -> str:
+    """Where the data stand, for people; never with a password."""
+    return postgresql.place(database.url) if database.url else str(database.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
-    """Where the data stand: in a directory, with the SQLite database in it."""
-
-    data: Path
-
-
-def database_path(data: Path) -> Path:
-    """Where the database stands in the data directory."""
-    return data / "wattbus.sqlite3"
-
-
-def open_writer(database: Database) -> Engine:
+def open_writer(
+    database: Database, report: Report | None = None, *, connect: bool = True
+) -> Engine:
     """The engine of the one process that writes; makes the directory and the tables if need be.
 
-    Raises StorageError.
+    A database of an older schema is migrated, which ``report`` is told. Raises StorageError;
+    UnavailableError where a server does not let us in. With ``connect`` false the server is left
+    alone: ``prepare`` what it holds once it can be reached.
     """
-    data = database.data
+    engine = None
     try:
-        data.mkdir(parents=True, exist_ok=True)
-        engine = _engine(f"file:{_quoted(database_path(data))}?mode=rwc", _WRITER_PRAGMAS)
-        with engine.begin() as connection:
-            schema.metadata.create_all(connection)
-            _check_version(connection)
-            keep_number(connection, "schema", schema.VERSION)
-    except (OSError, sa.exc.DBAPIError) as error:
-        raise StorageError(_plain(error, data)) from error
+        engine = postgresql.writer(database.url) if database.url else sqlite.writer(database.data)
+        if connect:
+            _prepare_soon(engine, report)
+    except (OSError, sa.exc.DBAPIError, StorageError) as error:
+        if engine is not None:
+            engine.dispose()
+        raise _explained(error, database) from error
     return engine
+
+
+def _prepare_soon(engine: Engine, report: Report | None) -> None:
+    deadline = time.monotonic() + _LOCK_WITHIN
+    while True:
+        try:
+            prepare(engine, report)
+            return
+        except AnotherWriterError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)
+
+
+def prepare(engine: Engine, report: Report | None = None) -> None:
+    """Make the tables, or migrate them, if need be. Raises StorageError for a newer Wattbus's."""
+    from storage.migrate import migrate  # which stands on this module
+
+    migrate(engine, date.today(), report)
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            postgresql.prepare(connection)
 
 
 def close_writer(engine: Engine) -> None:
-    """Fold the log into the database, as far as readers let it, and close."""
-    connection = engine.raw_connection()
-    connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-    connection.close()
-    engine.dispose()
+    """Leave the database tidy, as far as readers let it, and close."""
+    if engine.dialect.name == "sqlite":
+        sqlite.close_writer(engine)
+    else:
+        engine.dispose()
+
+
+def open_reader(database: Database, *, older: bool = False, connect: bool = True) -> Engine:
+    """An engine that only reads; of an ``older`` schema only if asked for.
+
+    Raises StorageError where there is no database yet. With ``connect`` false a server is left
+    alone until the engine is used.
+    """
+    from storage.migrate import found  # which stands on this module
+
+    engine = None
+    try:
+        engine = postgresql.reader(database.url) if database.url else sqlite.reader(database.data)
+        if connect:
+            with engine.connect() as connection:
+                if older:
+                    found(connection)
+                else:
+                    _check_version(connection)
+    except (sa.exc.DBAPIError, StorageError) as error:
+        if engine is not None:
+            engine.dispose()
+        if database.url and isinstance(error, sa.exc.ProgrammingError):
+            raise StorageError(
+                f"there are no tables in {place(database)} yet: start the writer first"
+            ) from None
+        raise _explained(error, database) from error
+    return engine
 
 
 def truncate_log(engine: Engine) -> bool:
-    """Fold the log into the database and cut it off; False while a reader still needs it."""
-    if engine.dialect.name != "sqlite":
-        return True
-    connection = engine.raw_connection()
-    try:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA busy_timeout = 0")  # commits do not wait for readers
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (busy, *_), *_ = cursor.fetchall()
-        cursor.execute("PRAGMA busy_timeout = 5000")
-        cursor.close()
-    finally:
-        connection.close()
-    return not busy
+    """Have what was overwritten leave the log; False while a reader still needs it: try later."""
+    return engine.dialect.name != "sqlite" or sqlite.truncate_log(engine)
 
 
-def open_reader(database: Database) -> Engine:
-    """An engine that only reads. Raises StorageError where there is no database yet."""
-    path = database_path(database.data)
-    if not path.exists():
-        raise StorageError(f"there is no database at {path} yet: start the writer first")
-    engine = _engine(f"file:{_quoted(path)}?mode=ro", _READER_PRAGMAS)
-    try:
-        with engine.connect() as connection:
-            _check_version(connection)
-    except sa.exc.DBAPIError as error:
-        raise StorageError(_plain(error, database.data)) from error
-    return engine
-
-
-def _engine(uri: str, pragmas: tuple[str, ...]) -> Engine:
-    writes = pragmas is _WRITER_PRAGMAS
-    engine = sa.create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(
-            uri, uri=True, isolation_level=None, check_same_thread=False
-        ),
-        poolclass=QueuePool,
-        pool_size=1,
-        max_overflow=0 if writes else 4,
-    )
-
-    event.listen(engine, "begin", _begin_immediate if writes else _begin)
-
-    @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, _record: Any) -> None:
-        for pragma in pragmas:
-            connection.execute(pragma)
-
-    return engine
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    # The driver is in autocommit mode; the write lock is taken at once, never half way through.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _begin(connection: sa.Connection) -> None:
-    if not _driver(connection).in_transaction:  # ``begin_snapshot`` has begun it
-        connection.exec_driver_sql("BEGIN")
-
-
-def _driver(connection: sa.Connection) -> Any:
-    return connection.connection.driver_connection
-
-
-def begin_snapshot(connection: sa.Connection) -> object:
+def begin_snapshot(connection: sa.Connection) -> int | None:
     """Begin a reader's transaction, which sees the database as it is now until its end.
 
-    Answers what differs from the last time on the same connection if anything was committed since;
-    None where nobody knows. A snapshot without news costs a few microseconds, because SQLAlchemy
-    joins it only when something is asked.
+    Answers a number that differs from that of the connection's last snapshot if anything was
+    committed since; None where nobody knows.
     """
-    if connection.dialect.name != "sqlite":
-        connection.begin()
-        return None
-    driver = _driver(connection)
-    try:
-        driver.execute("BEGIN")
-        (version,) = driver.execute("PRAGMA data_version").fetchone()  # looks, and so fixes it
-    except sqlite3.Error as error:
-        raise sa.exc.OperationalError("BEGIN", (), error) from None
-    return version
+    if connection.dialect.name == "sqlite":
+        return sqlite.begin_snapshot(connection)
+    connection.begin()
+    return None
 
 
-def end_snapshot(connection: sa.Connection) -> None:
-    """End what ``begin_snapshot`` began."""
-    if connection.in_transaction():
-        connection.rollback()
-    elif connection.dialect.name == "sqlite":
-        _driver(connection).rollback()
+def end_snapshot(connection: sa.Connection) -> bool:
+    """End it; whether the connection is good for the next one, else it is closed."""
+    if connection.dialect.name == "sqlite":
+        sqlite.end_snapshot(connection)
+        return True
+    connection.close()  # the pool looks before each use whether the server has cut it off
+    return False
+
+
+def octets(database: Database, connection: sa.Connection) -> int:
+    """The size of the database on disk."""
+    return postgresql.octets(connection) if database.url else sqlite.octets(database.data)
 
 
 def keep_number(connection: sa.Connection, key: str, number: int) -> None:
@@ -180,18 +179,30 @@ def kept_number(connection: sa.Connection, key: str) -> int:
 
 
 def _check_version(connection: sa.Connection) -> None:
-    found = kept_number(connection, "schema")
-    if found > schema.VERSION:
+    from storage.migrate import refuse_newer  # which stands on this module
+
+    number = kept_number(connection, "schema")
+    refuse_newer(number)
+    if number < schema.VERSION:
         raise StorageError(
-            f"the database has schema {found}, newer than this Wattbus knows "
-            f"({schema.VERSION}): install the newer Wattbus again, or restore a backup"
+            f"the database has schema {number}, this Wattbus uses {schema.VERSION}: start the "
+            "writer, or run `wattbus migrate`, and ask again when the database is migrated"
         )
 
 
-def _quoted(path: Path) -> str:
-    return quote(str(path.absolute()))
-
-
-def _plain(error: Exception, data: Path) -> str:
-    reason = getattr(error, "orig", error)
-    return f"cannot open the database in {data}: {reason}. Is the directory yours and writable?"
+def _explained(error: Exception, database: Database) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    said = reason(error)
+    if database.url is None:
+        return StorageError(
+            f"cannot open the database in {database.data}: {said}. "
+            "Is the directory yours and writable?"
+        )
+    said = postgresql.without_password(said, database.url)
+    said = f"cannot open the database {place(database)}: {said}."
+    if isinstance(error, REFUSALS):
+        return UnavailableError(
+            f"{said} Is the server running, and are the URL and password right?"
+        )
+    return StorageError(f"{said} May the user make tables there (GRANT CREATE ON SCHEMA public)?")

@@ -105,11 +105,11 @@ class Waiting:
 class Handover:
     """The receiver's half: a ``telemetry.receiver.Sink`` that keeps readings until durable.
 
-    ``report`` makes the octets of a report, given how many readings wait. Belongs to the
-    receiver's thread.
+    ``report`` makes the octets of a report, given how many readings wait; without it none is sent,
+    for the status shows receivers only. Belongs to the receiver's thread.
     """
 
-    def __init__(self, endpoint: str, report: Callable[[int], bytes]) -> None:
+    def __init__(self, endpoint: str, report: Callable[[int], bytes] | None) -> None:
         self._socket = dealer(endpoint)
         self._report = report
         self._waiting = Waiting()
@@ -143,14 +143,14 @@ class Handover:
         overdue = self._waiting.overdue(now)
         if overdue is not None:
             self._send_from(overdue, most=1)
-        if now - self._reported >= _REPORT_EVERY:
+        if self._report is not None and now - self._reported >= _REPORT_EVERY:
             self._reported = now
             self._socket.send_multipart([REPORT, self._report(self.undelivered)])
         return max(0.0, self._since + _OLD - now) if self._parts else _REPORT_EVERY
 
-    def close(self) -> None:
+    def close(self, within: float | None = None) -> None:
         """Hand everything over and wait until it is durable, at most 15 s; then close."""
-        deadline = time.monotonic() + _CLOSE_WITHIN
+        deadline = time.monotonic() + (_CLOSE_WITHIN if within is None else within)
         if self._parts:
             self._send(time.monotonic())
         while self._waiting.bodies and (now := time.monotonic()) < deadline:

@@ -89,15 +89,6 @@ class MeterIndex:
             slot[pending] = (slot[pending] + 1) & self._mask
 
 
-def distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:
-    """Each pair of halves once."""
-    order = np.lexsort((low, high))
-    high, low = high[order], low[order]
-    new = np.ones(len(high), np.bool_)
-    new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    return high[new], low[new]
-
-
 def runs(high: UInt64s, low: UInt64s) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Where runs of equal neighbours start, and how long each is.
 

@@ -8,9 +8,16 @@ from contextlib import contextmanager
 import numpy as np
 import sqlalchemy as sa
 
-from storage import deletion, engine, history, journal, meters, schema, watermark
+from storage import deletion, history, journal, meters, schema, watermark
 from storage.blocks import Stored
-from storage.engine import Database, StorageError, database_path, open_reader
+from storage.engine import (
+    Database,
+    StorageError,
+    begin_snapshot,
+    end_snapshot,
+    octets,
+    open_reader,
+)
 from storage.meters import Meter
 from storage.prepared import Prepared
 from storage.tail import Tail
@@ -19,6 +26,7 @@ from telemetry.readings import Series
 from telemetry.registers import Register
 
 _BODIES_A_READ = 256
+_MOST_REMEMBERED = 100_000
 _NEW = (
     sa.select(schema.journal.c.id, schema.journal.c.body)
     .where(schema.journal.c.id > sa.bindparam("last"))
@@ -46,22 +54,27 @@ class UnknownMeterError(LookupError):
 class Reader:
     """Reads one database. Everything is asked inside a ``snapshot``. Not thread-safe."""
 
-    def __init__(self, database: Database) -> None:
-        """Open the database; raises StorageError where there is none yet."""
-        self._path = database_path(database.data)
-        self._engine = open_reader(database)
-        self._held = self._engine.connect()
+    def __init__(self, database: Database, *, connect: bool = True) -> None:
+        """Open the database; raises StorageError where there is none yet.
+
+        With ``connect`` false a server is left alone until the first ``snapshot``.
+        """
+        self._database = database
+        self._engine = open_reader(database, connect=connect)
         self._tail = Tail()
         self._watermark = watermark.Watermark()
+        self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
         self._last = 0
         self._deletions = 0  # of meters, that are known
-        self._news: object = None
+        self._news: int | None = None
         self._meters: dict[str, Meter] = {}  # asked for since the last news
+        self._idle: sa.Connection | None = None
         self._current: sa.Connection | None = None
 
     def close(self) -> None:
         """Close the connections."""
-        self._held.close()
+        if self._idle is not None:
+            self._idle.close()
         self._engine.dispose()
 
     @contextmanager
@@ -70,13 +83,15 @@ class Reader:
 
         Raises StorageError on damage.
         """
-        self._current = self._held
+        connection = self._idle or self._engine.connect()
+        self._idle, self._current = None, connection
         try:
-            self._follow(engine.begin_snapshot(self._held))
+            self._follow(begin_snapshot(connection))
             yield
         finally:
             self._current = None
-            engine.end_snapshot(self._held)
+            if end_snapshot(connection):
+                self._idle = connection
 
     @property
     def connection(self) -> sa.Connection:
@@ -88,7 +103,7 @@ class Reader:
         assert self._current is not None, "outside a snapshot"
         return self._current
 
-    def _follow(self, news: object) -> None:
+    def _follow(self, news: int | None) -> None:
         """Learn what was committed since the last snapshot."""
         if news is not None and news == self._news:
             return
@@ -102,7 +117,10 @@ class Reader:
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
-        self._watermark = watermark.read(self._connection)
+        reached = watermark.read(self._connection)
+        if reached != self._watermark or len(self._oldest) > _MOST_REMEMBERED:
+            self._oldest.clear()
+        self._watermark = reached
         self._last = max(self._last, self._watermark.sealed)
         while True:
             rows = self._connection.execute(_NEW, {"last": self._last}).all()
@@ -118,9 +136,8 @@ class Reader:
 
     @property
     def octets(self) -> int:
-        """The size of the database and its log on disk."""
-        files = (self._path, self._path.with_name(self._path.name + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        """The size of the database on disk."""
+        return octets(self._database, self._connection)
 
     def readings(self) -> int:
         """Values stored, repeats among them."""
@@ -188,7 +205,10 @@ class Reader:
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
-        sealed = history.oldest(self._connection, self._watermark, meter.number, register.code)
+        key = meter.number, register.code
+        if key not in self._oldest:
+            self._oldest[key] = history.oldest(self._connection, self._watermark, *key)
+        sealed = self._oldest[key]
         tail = self._tail.series(meter.number, register.code).time
         if not len(tail):
             return sealed

@@ -19,7 +19,12 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 1
+VERSION = 2  # each has its step in storage/migrations/versions
+
+# SQLite counts rows in 64 bits under the name INTEGER; only so is the key the row's own number.
+_LONG = BigInteger().with_variant(Integer, "sqlite")
+# Ids sort by code point everywhere: pages and prefixes rest on it.
+_ID = String(64).with_variant(String(64, collation="C"), "postgresql")
 
 metadata = MetaData()
 
@@ -35,7 +40,7 @@ meters = Table(
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("octets", LargeBinary(16), nullable=False, unique=True),
-    Column("id", String(64), nullable=False, unique=True),
+    Column("id", _ID, nullable=False, unique=True),
     Column("name", String(200)),
     Column("time_zone", String(64)),
     Column("limit_wh", BigInteger),  # set by an operator; rules over the meter's own
@@ -43,8 +48,8 @@ meters = Table(
     Column("price", String(32)),
     Column("modulus_wh", BigInteger),  # where the register rolls over
     Column("max_power_w", BigInteger),
-    Column("daily_zone", String(64)),  # whose days the rows in ``daily`` are
     Column("created_ms", BigInteger, nullable=False),
+    Column("daily_zone", String(64)),  # whose days the rows in ``daily`` are
 )
 
 replacements = Table(
@@ -59,7 +64,7 @@ replacements = Table(
 journal = Table(
     "journal",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("id", _LONG, primary_key=True, autoincrement=False),
     Column("committed_ms", BigInteger, nullable=False),
     Column("first_ms", BigInteger, nullable=False),
     Column("last_ms", BigInteger, nullable=False),

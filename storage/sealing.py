@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
 
 from storage import blocks, daily, history, journal, latest, meters, schema, watermark
 from storage.block_store import BlockStore
@@ -27,6 +28,8 @@ from storage.meters import Meter
 from storage.watermark import Watermark
 from telemetry.readings import Int64s, Series
 from telemetry.registers import ENERGY_IMPORT
+
+Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
 _PASS = 524_288  # values that a pass takes at most, and from which on it is due
 _SLICE = 40_000  # values of a slice, to the end of the group
@@ -48,18 +51,22 @@ class _Pass:
 
 
 class Sealer:
-    """Belongs to the writer's thread, and uses its engine."""
+    """Belongs to the writer's thread, and uses its transactions."""
 
-    def __init__(self, engine: Engine, defaults: Defaults) -> None:
-        self._engine = engine
+    def __init__(self, begin: Begin, defaults: Defaults) -> None:
+        """``learn`` has to be called before anything else."""
+        self._begin = begin
         self._defaults = defaults
         self._not_before = 0
         self._slice_values = _SLICE
         self._pass: _Pass | None = None
-        with engine.connect() as connection:
-            self._watermark = watermark.read(connection)
-            self._count_journal(connection)
-            self._store = BlockStore(connection)
+
+    def learn(self, connection: sa.Connection) -> None:
+        """See how far everything is, at the start and after a transaction that may have failed."""
+        self._pass = None
+        self._watermark = watermark.read(connection)
+        self._count_journal(connection)
+        self._store = BlockStore(connection)
 
     def committed(self, values: int, now_ms: int) -> None:
         """A row was added to the journal."""
@@ -70,15 +77,6 @@ class Sealer:
     def postpone(self, now_ms: int) -> None:
         """Do nothing for a while: the last slice failed."""
         self._not_before = now_ms + _POSTPONED
-        self.reload()
-
-    def reload(self) -> None:
-        """Learn anew what is stored: somebody else changed it."""
-        self._pass = None
-        with self._engine.connect() as connection:
-            self._watermark = watermark.read(connection)
-            self._count_journal(connection)
-            self._store = BlockStore(connection)
 
     def step(self, now_ms: int) -> bool:
         """Do one slice of what is due, sealing before merging; whether there was any."""
@@ -107,7 +105,7 @@ class Sealer:
         """Take the oldest rows of the journal into memory."""
         table = schema.journal
         sealed = self._watermark.sealed
-        with self._engine.connect() as connection:
+        with self._begin() as connection:
             rows = connection.execute(
                 sa.select(table.c.id, table.c.readings)
                 .where(table.c.id > sealed)
@@ -146,7 +144,7 @@ class Sealer:
             reached = dataclasses.replace(
                 self._watermark, passing=current.last, below=int(meter[end])
             )
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             if len(part):
                 newest = latest.Newest.of(connection, part)
                 arranged = blocks.arrange(latest.mark_late(part, newest))
@@ -211,7 +209,7 @@ class Sealer:
     # Merging
 
     def _merge(self, group: tuple[int, int]) -> None:
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             reached = self._store.merge(connection, group, self._watermark)
             watermark.write(connection, reached)
         self._store.accept()

@@ -7,32 +7,37 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 import sqlalchemy as sa
 
-from storage import deletion, handover, journal, meters, schema, watermark
+from storage import handover, journal, meters, schema
 from storage.changes import Change, ChangeRefusedError, DeleteMeter, ReplaceMeter, check
+from storage.database import AnotherWriterError
 from storage.defaults import Defaults
 from storage.deletion import Deletions
 from storage.engine import (
+    REFUSALS,
     Database,
     StorageError,
+    UnavailableError,
     close_writer,
     keep_number,
     kept_number,
     open_writer,
+    prepare,
+    reason,
 )
 from storage.inbox import Router
+from storage.known import Known
 from storage.limit_watch import LimitAlert, LimitWatch
-from storage.meter_index import UNKNOWN, MeterIndex, distinct, runs
+from storage.outage import Spooling
 from storage.queries import Reader
 from storage.sealing import Sealer
-from telemetry import meter_id
 from telemetry.readings import Readings
-from telemetry.registers import ALERT_LIMIT
 
 log = logging.getLogger("writer")
 
@@ -63,47 +68,76 @@ class Writer:
         self, database: Database, endpoint: str, defaults: Defaults, publisher: Publisher
     ) -> None:
         """Open the database and the socket; raises StorageError or zmq.ZMQError."""
-        self._engine = open_writer(database)
-        self._reader = Reader(database)
+        self._spooling = Spooling(database) if database.url else None
+        self._engine = self._open(database)
+        self._reader = Reader(database, connect=not self._away)
         self._watch = LimitWatch(self._reader, defaults)
-        self._sealer = Sealer(self._engine, defaults)
-        self._deletions = Deletions(self._engine)
+        self._sealer = Sealer(self._begin, defaults)
+        self._deletions = Deletions(self._begin, self._engine)
         self._busy = False  # sealing: more of it is due at once
         self._publisher = publisher
         self._router = Router(endpoint)
-        self._index = MeterIndex()
-        self._limits: dict[int, int] = {}  # what meters said of themselves, by number
+        self._known, self._sure = Known(), False
         self._started = _now()
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
         self._settle_after = 0.0
-        self._load()
-        self._observe_again()
+        if not self._away:
+            with self._begin():
+                pass
 
-    def _load(self) -> None:
-        with self._engine.connect() as connection:
-            known = list(meters.numbered(connection))
-            newest = sa.select(sa.func.max(schema.journal.c.id))
-            highest = deletion.highest(connection)
-            in_journal = connection.execute(newest).scalar() or 0
-            self._next = 1 + max(in_journal, watermark.read(connection).sealed)
-        if known:
-            keys = np.frombuffer(b"".join(octets for _, octets, _ in known), np.uint64)
-            numbers = np.array([number for number, *_ in known], np.int64)
-            self._index.add(keys[0::2].copy(), keys[1::2].copy(), numbers)
-        self._limits = {number: limit for number, _, limit in known if limit is not None}
-        self._next_meter = 1 + max(highest, *(number for number, *_ in known), 0)
+    def _open(self, database: Database) -> sa.Engine:
+        """The engine; where the server is away it need not be there, if it was before."""
+        try:
+            return open_writer(database)
+        except AnotherWriterError:
+            raise
+        except UnavailableError as error:
+            if self._spooling is None or not self._spooling.spool.known:
+                raise
+            self._spooling.refused(error)
+            return open_writer(database, connect=False)
+
+    @property
+    def _away(self) -> bool:
+        """Whether the database's server is away."""
+        return self._spooling is not None and self._spooling.away
+
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        """A transaction; what we know of the database is then what it holds."""
+        try:
+            if self._spooling is not None and not self._known.next:
+                prepare(self._engine)
+            with self._engine.begin() as connection:
+                if not self._sure or "known" not in connection.info:
+                    self._catch_up(connection)
+                    connection.info["known"] = self._sure = True
+                yield connection
+        except REFUSALS:
+            self._sure = False
+            raise
+
+    def _catch_up(self, connection: sa.Connection) -> None:
+        """On a new connection, or after a refusal: a commit that was cut off may have been made."""
+        if self._spooling is not None:
+            self._spooling.opened(connection)
+        self._sealer.learn(connection)
+        self._deletions.learn(connection)
+        if self._known.catch_up(connection):
+            try:
+                self._observe_again(connection)
+            except REFUSALS:
+                self._known.next = 0  # all is to be learnt again
+                raise
 
     def run(self, stop: threading.Event) -> None:
         """Commit until ``stop`` is set and nothing more comes; then close the database."""
         gathered, since = 0, 0.0
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
-            if (
-                self._busy
-                or self._deletions.waiting
-                or (self._watch.waiting and not self._postponed())
-            ):
+            looking = self._watch.waiting and not self._postponed()
+            if looking or self._busy or self._draining() or self._deletions.waiting:
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -118,15 +152,22 @@ class Writer:
                 self._router.committed()
                 if stop.is_set() and not taken:
                     break
+            if self._spooling is not None:
+                self._spooling.drain(self._commit)
             self._settle_limits()
             self._seal()
         self.close()
+
+    def _draining(self) -> bool:
+        return self._spooling is not None and self._spooling.draining
 
     def close(self) -> None:
         """Close socket and database."""
         self._router.close()
         self._reader.close()
         close_writer(self._engine)
+        if self._spooling is not None:
+            self._spooling.close()
 
     # Committing
 
@@ -137,14 +178,20 @@ class Writer:
         """
         readings = self._router.take()
         assert readings is not None
+        number = 0 if self._spooling is None else self._spooling.spool.number()
         refused = False
         while True:
             try:
-                self._commit(readings)
+                if self._spooling is None:
+                    self._commit(readings)
+                else:
+                    self._spooling.keep(readings, number, self._commit)
                 break
-            except sa.exc.OperationalError as error:
+            except REFUSALS as error:
                 if not refused:
-                    log.error("cannot commit, keeping %d readings: %s", len(readings), error.orig)
+                    log.error(
+                        "cannot commit, keeping %d readings: %s", len(readings), reason(error)
+                    )
                 refused = True
                 self._answer_requests()
                 if stop.is_set():
@@ -157,28 +204,20 @@ class Writer:
         self._publisher.readings(readings)
         return True
 
-    def _commit(self, readings: Readings) -> None:
+    def _commit(self, readings: Readings, number: int = 0) -> None:
+        """Commit a batch; one with a number, which may be spooled, only once."""
         began = time.perf_counter()
         now = _now()
-        starts, lengths = runs(readings.key_high, readings.key_low)
-        high, low = readings.key_high[starts], readings.key_low[starts]
-        numbers = self._index.find(high, low)
-        unknown = numbers == UNKNOWN
-        first_new = self._next_meter
-        new_high, new_low = distinct(high[unknown], low[unknown])
-        new_numbers = np.arange(first_new, first_new + len(new_high))
-        with self._engine.begin() as connection:
-            if len(new_high):
-                octets = np.stack([new_high, new_low], axis=1).tobytes()
-                own = [octets[at : at + 16] for at in range(0, len(octets), 16)]
-                meters.add_all(connection, first_new, own, now)
-                trial = MeterIndex()
-                trial.add(new_high, new_low, new_numbers)
-                numbers[unknown] = trial.find(high[unknown], low[unknown])
-            batch = journal.sort(np.repeat(numbers, lengths).astype(np.uint32), readings)
+        with self._begin() as connection:
+            if self._spooling is not None:
+                if self._spooling.spool.has(number):
+                    return
+                keep_number(connection, self._spooling.spool.key, number)
+            numbers, new = self._known.number(connection, readings, now)
+            batch = journal.sort(numbers, readings)
             connection.execute(
                 schema.journal.insert().values(
-                    id=self._next,
+                    id=self._known.next,
                     committed_ms=now,
                     first_ms=int(batch.time.min()),
                     last_ms=int(batch.time.max()),
@@ -186,30 +225,17 @@ class Writer:
                     body=journal.encode(batch),
                 )
             )
-            limits = self._new_limits(connection, batch)
+            limits = self._known.new_limits(connection, batch)
             if not self._watch.waiting:
-                keep_number(connection, "settled", self._next - 1)
-        # Only now is it true: the index must not know meters of a transaction that failed.
-        self._index.add(new_high, new_low, new_numbers)
-        self._next_meter += len(new_high)
-        self._next += 1
-        self._limits.update(limits)
+                keep_number(connection, "settled", self._known.next - 1)
+        self._known.committed(new, limits)
         self._sealer.committed(len(batch), now)
-        self._watch.observe(batch, first_new)
+        self._watch.observe(batch, first_new=self._known.next_meter - len(new.number))
         for number in limits:
             self._watch.recheck(number)
         self._readings += len(batch)
         self._commits += 1
         self._durations.append(time.perf_counter() - began)
-
-    def _new_limits(self, connection: sa.Connection, batch: journal.Batch) -> dict[int, int]:
-        """The limits that meters say they have, where they are news; kept in the registry."""
-        rows = np.flatnonzero(batch.register == ALERT_LIMIT)
-        said = dict(zip(batch.meter[rows].tolist(), batch.value[rows].tolist(), strict=True))
-        news = {number: wh for number, wh in said.items() if self._limits.get(number) != wh}
-        for number, limit in news.items():
-            meters.report_limit(connection, number, limit)
-        return news
 
     # Alerts
 
@@ -217,10 +243,10 @@ class Writer:
         if not self._watch.waiting or self._postponed():
             return
         try:
-            with self._reader.snapshot(), self._engine.begin() as connection:
+            with self._reader.snapshot(), self._begin() as connection:
                 alerts = self._watch.work(connection, _SETTLING)
-        except sa.exc.OperationalError as error:
-            log.error("cannot look for crossed limits, trying again: %s", error.orig)
+        except REFUSALS as error:
+            log.error("cannot look for crossed limits, trying again: %s", reason(error))
             self._watch.failed()
             self._settle_after = time.monotonic() + _RETRY
             return
@@ -230,20 +256,19 @@ class Writer:
 
     def _postponed(self) -> bool:
         """Whether the database refused a moment ago."""
-        return time.monotonic() < self._settle_after
+        return self._away or time.monotonic() < self._settle_after
 
-    def _observe_again(self) -> None:
+    def _observe_again(self, connection: sa.Connection) -> None:
         """Look at what was committed but not settled when the last writer ended."""
-        with self._engine.connect() as connection:
-            settled = kept_number(connection, "settled")
-            table = schema.journal
-            rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
-            for number, body in connection.execute(rows.order_by(table.c.id)):
-                try:
-                    batch = journal.decode(body)
-                except journal.DamagedError as error:
-                    raise StorageError(f"row {number} of the journal is damaged: {error}") from None
-                self._watch.observe(batch, first_new=self._next_meter)
+        settled = kept_number(connection, "settled")
+        table = schema.journal
+        rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
+        for number, body in connection.execute(rows.order_by(table.c.id)):
+            try:
+                batch = journal.decode(body)
+            except journal.DamagedError as error:
+                raise StorageError(f"row {number} of the journal is damaged: {error}") from None
+            self._watch.observe(batch, first_new=self._known.next_meter)
         for number in self._deletions.numbers:
             self._watch.forget(number)
 
@@ -251,15 +276,16 @@ class Writer:
 
     def _seal(self) -> None:
         """Seal one slice, if one is due, once what was deleted is out of the way."""
-        if self._deletions.work(_SETTLING):
-            self._sealer.reload()
-        if self._deletions.removing:
+        if self._away:
             return
         try:
-            self._busy = self._sealer.step(_now())
-        except sa.exc.OperationalError as error:
+            if self._deletions.work(_SETTLING):
+                with self._begin() as connection:
+                    self._sealer.learn(connection)
+            self._busy = not self._deletions.removing and self._sealer.step(_now())
+        except REFUSALS as error:
             # The journal keeps what cannot be sealed: nothing is lost by waiting.
-            log.error("cannot seal, trying again: %s", error.orig)
+            log.error("cannot seal, trying again: %s", reason(error))
             self._busy = False
             self._sealer.postpone(_now())
 
@@ -278,6 +304,8 @@ class Writer:
             "readings": self._readings,
             "commits": self._commits,
             "commit_ms": 1000 * statistics.median(self._durations) if self._durations else 0.0,
+            "spooling": self._away,
+            "spooled": 0 if self._spooling is None else self._spooling.spool.waiting,
             "receivers": [msgspec.Raw(report) for report in self._router.reports.values()],
         }
 
@@ -286,32 +314,31 @@ class Writer:
         try:
             wanted = _CHANGES.decode(body)
             check(wanted)
+            if self._away:
+                raise UnavailableError("the database is away: try again when it is back")
             if isinstance(wanted, DeleteMeter):
                 return {"found": self._delete(wanted.id)}
-            with self._engine.begin() as connection:
+            with self._begin() as connection:
                 if isinstance(wanted, ReplaceMeter):
                     meter = meters.replace(connection, wanted)
                 else:
-                    meter = meters.change(connection, wanted, self._next_meter, _now())
+                    meter = meters.change(connection, wanted, self._known.next_meter, _now())
         except (msgspec.MsgspecError, ChangeRefusedError) as error:
             code = getattr(error, "code", "bad_request")
             return {"error": {"code": code, "message": str(error)}}
-        except sa.exc.OperationalError as error:
-            return {"error": {"code": "unavailable", "message": f"the database: {error.orig}"}}
-        if meter.number == self._next_meter:
-            high, low = (np.array([half], np.uint64) for half in meter_id.halves(meter.octets))
-            self._index.add(high, low, np.array([meter.number], np.int64))
-            self._next_meter += 1
+        except REFUSALS as error:
+            return {"error": {"code": "unavailable", "message": f"the database: {reason(error)}"}}
+        if meter.number == self._known.next_meter:
+            self._known.registered(meter.octets)
         self._watch.recheck(meter.number)
         return {"number": meter.number}
 
     def _delete(self, id: str) -> bool:
         """Whether there was such a meter; from here on there is none."""
-        number = self._deletions.delete(id, self._next_meter - 1)
+        number = self._deletions.delete(id, self._known.next_meter - 1)
         if number is None:
             return False
-        self._index.remove(number)
-        self._limits.pop(number, None)
+        self._known.deleted(number)
         self._watch.forget(number)
         return True
 

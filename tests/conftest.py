@@ -16,6 +16,7 @@ import pytest
 
 from query.client import Client
 from query.transport import BusError
+from tests.postgresql import PostgresServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -160,3 +161,14 @@ def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 def stack(make_stack: Callable[..., Stack]) -> Stack:
     """A fresh collector."""
     return make_stack()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server; a test that needs it fails where it cannot run."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()

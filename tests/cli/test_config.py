@@ -17,6 +17,7 @@ import pytest
 from cli import config
 from cli.config import Address, Config, ConfigError, Listener
 from cli.main import main
+from storage.engine import Database
 from telemetry.formats import FORMATS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,6 +29,9 @@ EXAMPLE = Config(
     live=Address(port=5003),
     http=Address(port=5000),
 )
+
+
+URL = "postgresql+psycopg://u:p@h/d"
 
 
 def parse(*flags: str) -> argparse.Namespace:
@@ -73,6 +77,7 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
     ("text", "key", "value"),
     [
         ('data = "/d"', "data", "/d"),
+        ('database = "postgresql+psycopg://u:p@h/d"', "database_url", URL),
         ('time_zone = "Asia/Kathmandu"', "time_zone", "Asia/Kathmandu"),
         ("alert_limit_kwh = 0.1", "alert_limit_kwh", Decimal("0.1")),
         ('alert_limit_kwh = "0"', "alert_limit_kwh", Decimal(0)),
@@ -97,12 +102,13 @@ def test_every_key(text: str, key: str, value: Any, tmp_path: Path) -> None:
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
     two = config.EXAMPLE.replace("[query]", '[[listeners]]\nport=6001\nformat="json"\n\n[query]')
-    flags = ["--data", "/elsewhere", "--address", "::1", "--time-zone", "UTC"]
+    flags = ["--data", "/elsewhere", "--database", URL, "--address", "::1", "--time-zone", "UTC"]
     for number, service in enumerate(("udp", "query", "live", "http")):
         flags += [f"--{service}-port", str(7000 + number)]
     expected = msgspec.structs.replace(
         EXAMPLE,
         data="/elsewhere",
+        database_url=URL,
         time_zone="UTC",
         listeners=(Listener("::1", 7000), Listener("::1", 6001, "json")),
         query=Address("::1", 7001),
@@ -116,6 +122,11 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert config.flags_of(parse()) == []
 
 
+def test_the_database() -> None:
+    assert Config(data="/d").database == Database(Path("/d"))
+    assert Config(data="/d", database_url=URL).database == Database(Path("/d"), URL)
+
+
 def test_endpoints() -> None:
     settings = Config(query=Address("0.0.0.0", 1), live=Address("::1", 2), http=Address("::", 3))
     assert settings.endpoint("query") == "tcp://0.0.0.0:1"
@@ -125,7 +136,7 @@ def test_endpoints() -> None:
     assert settings.endpoint("http", to_connect=True) == "tcp://127.0.0.1:3"
 
 
-KEYS = ", ".join(Config.__struct_fields__)
+KEYS = ", ".join(Config.__struct_encode_fields__)
 WRONG = [
     # unknown keys
     ("bogus = 1", f"FILE:1: unknown key 'bogus': known there are {KEYS}"),
@@ -153,6 +164,12 @@ WRONG = [
     ),
     # wrong values
     ('data = ""', "FILE:1: data: must not be empty"),
+    (
+        'price = 1\ndatabase = "mysql://u:secret@h/d"',
+        r"FILE:2: database: a database URL starts with postgresql+psycopg://, not mysql://: .*",
+    ),
+    ('database = ""', "FILE:1: database: this is no database URL: it looks like .*"),
+    ("database = 5", "FILE:1: database: expected `str`, got `int`"),
     ('time_zone = "Mars/Base"', "FILE:1: time_zone: 'Mars/Base' is no IANA time zone"),
     ('time_zone = "../etc/passwd"', "FILE:1: time_zone: '../etc/passwd' is no IANA time zone"),
     ("alert_limit_kwh = inf", "FILE:1: alert_limit_kwh: a limit is 0 to 10^12 kWh"),
@@ -197,6 +214,9 @@ def test_the_file_is_not_blamed_for_a_flag(tmp_path: Path) -> None:
     said = refused('time_zone = "UTC"', tmp_path, "--time-zone", "Mars/Base")
     assert said == "time_zone: 'Mars/Base' is no IANA time zone"
     assert refused("", tmp_path, "--data", "") == "data: must not be empty"
+    said = refused("", tmp_path, "--database", "postgresql://u:secret@h:port/d")
+    assert said.startswith("database: this is no database URL: it looks like postgresql+psycopg:")
+    assert "secret" not in said
     assert refused("", tmp_path, "--address", "") == "listeners.0.address: must not be empty"
 
 
@@ -278,14 +298,15 @@ def test_the_document_has_the_example() -> None:
 def test_the_document_names_every_key_and_its_default() -> None:
     own, listener, address = tables("The keys")
     for rows, struct in ((own, Config), (listener, Listener), (address, Address)):
-        assert tuple(rows) == struct.__struct_fields__
+        assert tuple(rows) == struct.__struct_encode_fields__
     for rows, made in ((own, Config()), (listener, Listener())):
+        names = dict(zip(made.__struct_encode_fields__, made.__struct_fields__, strict=True))
         for key, said in rows.items():
-            default = getattr(made, key)
+            default = getattr(made, names[key])
             if default is not None and re.fullmatch(r"`[^`]*`", said):
                 assert tomllib.loads(f"x = {said.strip('`')}")["x"] in (default, str(default))
     plain = {key for key, said in own.items() if not said.startswith("`")}
-    assert plain == {"data", "time_zone", "listeners", "query", "live", "http"}
+    assert plain == {"data", "database", "time_zone", "listeners", "query", "live", "http"}
     assert address["port"] == ", ".join(f"`{port}`" for port in config.PORTS.values())
     assert address["address"] == f'`"{Address().address}"`'
     assert all(f'`"{name}"`' in DOCUMENT for name in FORMATS)

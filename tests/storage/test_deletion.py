@@ -162,7 +162,7 @@ def test_it_is_taken_up_again_by_the_next_writer(tmp_path: Path) -> None:
     with engine.begin() as connection:
         deletion.delete(connection, 1, 2)
     for _ in range(200):  # each time a new one: what it knows is what is stored
-        deletions = Deletions(engine)
+        deletions = learned(engine)
         if not deletions.waiting:
             break
         deletions.work(0)
@@ -174,6 +174,13 @@ def test_it_is_taken_up_again_by_the_next_writer(tmp_path: Path) -> None:
         assert watermark.read(connection).values == 23
         assert connection.execute(sa.select(schema.journal.c.readings)).scalars().all() == [2] * 5
     close_writer(engine)
+
+
+def learned(engine: sa.Engine) -> Deletions:
+    deletions = Deletions(engine.begin, engine)
+    with engine.begin() as connection:
+        deletions.learn(connection)
+    return deletions
 
 
 def fill(engine: sa.Engine) -> None:
@@ -267,7 +274,9 @@ def test_sealed_and_half_sealed(running: Running) -> None:
     running._looking.close()
     running.stop()
     engine = open_writer(Database(running.data))
-    sealer = Sealer(engine, Defaults())
+    sealer = Sealer(engine.begin, Defaults())
+    with engine.begin() as connection:
+        sealer.learn(connection)
     sealer._slice_values = 1000
     sealer.begin()
     sealer.step(NOW)
@@ -285,7 +294,9 @@ def test_sealed_and_half_sealed(running: Running) -> None:
     running._looking.close()
     running.stop()
     engine = open_writer(Database(running.data))
-    sealer = Sealer(engine, Defaults())
+    sealer = Sealer(engine.begin, Defaults())
+    with engine.begin() as connection:
+        sealer.learn(connection)
     sealer.seal_all()
     with engine.connect() as connection:
         sealed = dict(block_readings(connection))
@@ -305,7 +316,7 @@ def test_a_damaged_row_is_left_alone(engine: sa.Engine, caplog: pytest.LogCaptur
         third = schema.journal.c.id == 3
         connection.execute(schema.journal.update().where(third).values(body=b"damaged"))
         deletion.delete(connection, 1, 2)
-    Deletions(engine).work(5.0)
+    learned(engine).work(5.0)
     assert "from row 3" in caplog.text
     with engine.connect() as connection:
         assert deletion.notes(connection)[NOTE].stage is Stage.DONE
@@ -326,7 +337,7 @@ def test_the_database_refuses_for_a_while(engine: sa.Engine, tmp_path: Path) -> 
     fill(engine)
     with engine.begin() as connection:
         deletion.delete(connection, 1, 2)
-    deletions = Deletions(engine)
+    deletions = learned(engine)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout = 10")
     other = sa.create_engine(f"sqlite:///{tmp_path}/data/wattbus.sqlite3")

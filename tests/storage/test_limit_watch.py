@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -21,6 +20,7 @@ from telemetry.alerts import limit_crossing
 from telemetry.calendar import DAY_MS, HOUR_MS, billing_period, month_start
 from telemetry.readings import Readings, Series
 from telemetry.registers import ALERT_LIMIT
+from tests.storage.conftest import MakeDatabase, only_sqlite
 from tests.storage.test_writer import Running, Sent, hold, readings
 
 ZONE = ZoneInfo("UTC")
@@ -39,11 +39,11 @@ class Alert(NamedTuple):
 
 
 @pytest.fixture
-def make_running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def make_running(make_database: MakeDatabase) -> Iterator[Callable[..., Running]]:
     made: list[Running] = []
 
     def make(defaults: Defaults | None = None) -> Running:
-        made.append(Running(tmp_path / f"data-{len(made)}", defaults))
+        made.append(Running(make_database(), defaults))
         return made[-1]
 
     yield make
@@ -375,6 +375,7 @@ def test_what_was_not_settled_is_settled_by_the_next_writer(running: Running) ->
     assert len(rows) == len(names)
 
 
+@only_sqlite
 def test_a_database_locked_while_limits_are_settled(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:

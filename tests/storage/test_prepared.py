@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -34,7 +35,7 @@ def connection(tmp_path: Path) -> Iterator[sa.Connection]:
 @pytest.mark.parametrize(("low", "high"), [(0, 9), (2, 5), (3, 5), (5, 5)])
 @pytest.mark.parametrize("statement", [TWICE, sa.union_all(TWICE, TWICE)])
 def test_the_same_rows(
-    connection: sa.Connection, statement: sa.Select, low: int, high: int
+    connection: sa.Connection, statement: sa.Select[Any], low: int, high: int
 ) -> None:
     expected = [tuple(row) for row in connection.execute(statement, {"low": low, "high": high})]
     prepared = Prepared(statement)
@@ -54,7 +55,8 @@ def test_it_sees_what_its_transaction_has_done(tmp_path: Path, connection: sa.Co
 
 
 def test_parameters_of_a_driver_that_names_them() -> None:
-    made = Prepared(TWICE)._compile(postgresql.psycopg.dialect())
+    dialect: Any = postgresql.psycopg.dialect
+    made = Prepared(TWICE)._compile(dialect())
     assert made.order is None
     assert set(re.findall(r"%\((\w+)\)s", made.text)) == {"low", "high", *made.constants}
     assert 3 in made.constants.values()

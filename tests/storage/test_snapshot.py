@@ -64,8 +64,10 @@ def test_a_meter_is_looked_up_once_until_something_was_committed(
     reader: Reader, writer: sa.Engine
 ) -> None:
     asked: list[str] = []
-    driver = reader._held.connection.driver_connection
+    with reader.snapshot():
+        driver = reader.connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
+    reader._news = None
     driver.set_trace_callback(asked.append)
     for _ in range(3):
         with reader.snapshot():

@@ -31,6 +31,7 @@ from storage.writer import Writer
 from telemetry import meter_id
 from telemetry.readings import Readings
 from telemetry.registers import BY_CODE, ENERGY_IMPORT
+from tests.storage.conftest import MakeDatabase, only_sqlite
 
 ROOT = Path(__file__).parent.parent.parent
 NOW = 1_760_000_000_000  # 2025-10-09T08:53:20Z
@@ -72,9 +73,10 @@ class Published:
 class Running:
     """A writer in a thread, a receiver's half that hands over to it, and a reader beside it."""
 
-    def __init__(self, data: Path, defaults: Defaults | None = None) -> None:
-        self.data = data
-        self.endpoint = f"ipc://{data.parent}/writer"
+    def __init__(self, database: Database | Path, defaults: Defaults | None = None) -> None:
+        self.database = database if isinstance(database, Database) else Database(database)
+        self.data = self.database.data
+        self.endpoint = f"ipc://{self.data.parent}/writer"
         self.defaults = defaults or Defaults()
         self.published = Published()
         self.receiver = Handover(self.endpoint, lambda waiting: b'{"waiting":%d}' % waiting)
@@ -85,7 +87,7 @@ class Running:
         self.start()
 
     def start(self) -> None:
-        self.writer = Writer(Database(self.data), self.endpoint, self.defaults, self.published)
+        self.writer = Writer(self.database, self.endpoint, self.defaults, self.published)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -98,6 +100,7 @@ class Running:
             raise
 
     def stop(self) -> None:
+        self._looking.close()  # a writer that closes waits for SQLite's readers
         self._stop.set()
         self._thread.join(20)
         assert not self._thread.is_alive()
@@ -110,7 +113,6 @@ class Running:
         self.stop()
         self.receiver._socket.close()
         self._asking.close()
-        self._looking.close()
         if self._reader is not None:
             self._reader.close()
 
@@ -156,7 +158,7 @@ class Running:
     def reader(self) -> Reader:
         """A reader that sees what is committed by now, until this is asked for again."""
         if self._reader is None:
-            self._reader = Reader(Database(self.data))
+            self._reader = Reader(self.database)
         self._looking.close()
         self._looking.enter_context(self._reader.snapshot())
         return self._reader
@@ -169,11 +171,11 @@ class Running:
 
 
 @pytest.fixture
-def make_running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def make_running(make_database: MakeDatabase) -> Iterator[Callable[..., Running]]:
     made: list[Running] = []
 
     def make(defaults: Defaults | None = None) -> Running:
-        made.append(Running(tmp_path / "data", defaults))
+        made.append(Running(make_database(), defaults))
         return made[-1]
 
     yield make
@@ -234,9 +236,10 @@ def test_a_row_of_the_journal_says_what_is_in_it(running: Running) -> None:
     running.send(readings([("b", NOW + 7, 3), ("a", NOW - 5, 1), ("b", NOW, 2)]))
     running.send(readings([("c", NOW, 9)]))
     running.stop()
-    with sqlite3.connect(database_path(running.data)) as connection:
-        rows = connection.execute("select * from journal order by id").fetchall()
-    connection.close()
+    engine = open_reader(running.database)
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(schema.journal).order_by(schema.journal.c.id)).all()
+    engine.dispose()
     assert [row[0] for row in rows] == [1, 2]
     _, committed, first, last, count, body = rows[0]
     assert abs(committed - time.time() * 1000) < 20_000
@@ -356,7 +359,7 @@ def test_every_change_may_be_repeated(running: Running) -> None:
     assert len(reader.replacements(meter)) == 1
 
 
-# The database
+# The database; SQLite's own here, PostgreSQL's own in test_postgresql.py
 
 
 def test_what_makes_a_commit_durable(tmp_path: Path) -> None:
@@ -373,22 +376,22 @@ def test_what_makes_a_commit_durable(tmp_path: Path) -> None:
 
 
 def test_a_reader_cannot_write(running: Running) -> None:
-    engine = open_reader(Database(running.data))
+    engine = open_reader(running.database)
     with (
         engine.connect() as connection,
-        pytest.raises(sa.exc.OperationalError, match="readonly"),
+        pytest.raises(sa.exc.DBAPIError, match=r"readonly|read-only"),
     ):
         connection.execute(schema.info.insert().values(key="x", value="y"))
     engine.dispose()
 
 
-def test_there_is_no_reader_before_there_is_a_database(tmp_path: Path) -> None:
+def test_there_is_no_reader_before_there_is_a_database(database: Database) -> None:
     with pytest.raises(StorageError, match="start the writer first"):
-        open_reader(Database(tmp_path))
+        open_reader(database)
 
 
 def hold(running: Running, seconds: float) -> threading.Thread:
-    """Another program keeps the database's write lock."""
+    """Another program keeps the SQLite database's write lock."""
     locked = threading.Event()
 
     def keep() -> None:
@@ -406,9 +409,11 @@ def hold(running: Running, seconds: float) -> threading.Thread:
 
 
 @pytest.mark.parametrize("seconds", [3.0, 6.5])  # within the busy timeout, and beyond it
+@only_sqlite
 def test_a_locked_database(
     running: Running, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """PostgreSQL has no lock of the whole database."""
     running.send(readings([("a", NOW, 1)]))
     other = hold(running, seconds)
     began = time.monotonic()

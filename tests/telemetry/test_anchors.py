@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry import anchors, intervals
-from telemetry.intervals import Replacement
+from telemetry.intervals import Curve, Replacement, Settled
 from telemetry.readings import Series
 
 START = 1_760_000_000_000
@@ -73,15 +73,18 @@ def test_a_part_between_anchors_books_what_the_whole_books(
     span = int(settled.time[-1]) - START
     start, end = (START + int(span * share) for share in sorted(between))
     end = max(end, start + 1)
-    rules = {"modulus": modulus, "max_power_w": power, "replacements": swaps}
+
+    def book(part: Settled) -> Curve:
+        return intervals.curve(part, modulus=modulus, max_power_w=power, replacements=swaps)
+
     found = anchors.anchored(settled.time, settled.value, power, swaps)
     edges = np.unique(np.linspace(start, end, 7).astype(np.int64))
-    expected = intervals.slots(intervals.curve(settled, **rules), edges)
+    expected = intervals.slots(book(settled), edges)
     for low, high in ((start, end), (start, None), (None, end)):
         rows = anchors.cut(found, settled.time, low, high)
         if rows is None:
             continue
-        part = intervals.slots(intervals.curve(settled.part(rows), **rules), edges)
+        part = intervals.slots(book(settled.part(rows)), edges)
         assert part.energy.tolist() == expected.energy.tolist()
         assert part.flags.tolist() == expected.flags.tolist()
 

@@ -1,0 +1,44 @@
+"""Where the data stand, and what is said when they cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+
+
+class StorageError(Exception):
+    """The database cannot be used; the message says why and what to do."""
+
+
+class UnavailableError(StorageError):
+    """The database's server is away, or does not let us in now: later it may."""
+
+
+class AnotherWriterError(UnavailableError):
+    """Another process writes to the database."""
+
+
+# What a statement raises while the database refuses, but may not for ever. InternalError: a
+# PostgreSQL server that has become a read-only standby.
+REFUSALS = (
+    sa.exc.OperationalError,
+    sa.exc.InterfaceError,
+    sa.exc.InternalError,
+    UnavailableError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the data stand: on the PostgreSQL server of ``url``, else as SQLite in ``data``."""
+
+    data: Path
+    url: str | None = field(default=None, repr=False)  # it may hold a password
+
+
+def reason(error: Exception) -> str:
+    """What a database or the system said, in one line."""
+    said = getattr(error, "orig", None) or error
+    return " ".join(str(said).split())

@@ -1,0 +1,1 @@
+"""Alembic's environment: the steps from each released schema to the next."""
