@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from storage.queries import UnknownMeterError
 from storage.sealing import Sealer
 from storage.watermark import Watermark
 from telemetry.registers import ENERGY_IMPORT
+from tests.storage.conftest import MakeDatabase
 from tests.storage.test_writer import NOW, Running, readings
 
 HOUR = 3_600_000
@@ -29,27 +30,24 @@ NOTE = "deletion 0000000000"
 
 
 @pytest.fixture
-def make_running(tmp_path: Path) -> Iterator[Callable[[], Running]]:
-    made: list[Running] = []
-
-    def make() -> Running:
-        made.append(Running(tmp_path / "data"))
-        return made[-1]
-
-    yield make
-    for running in made:
-        running._looking.close()
-        running.close()
+def running(database: Database) -> Iterator[Running]:
+    made = Running(database)
+    yield made
+    made._looking.close()
+    made.close()
 
 
 @pytest.fixture
-def running(make_running: Callable[[], Running]) -> Running:
-    return make_running()
+def in_files(make_sqlite: MakeDatabase) -> Iterator[Running]:
+    made = Running(make_sqlite())
+    yield made
+    made._looking.close()
+    made.close()
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    opened = open_writer(Database(tmp_path / "data"))
+def engine(database: Database) -> Iterator[sa.Engine]:
+    opened = open_writer(database)
     yield opened
     close_writer(opened)
 
@@ -58,8 +56,8 @@ def found_in_files(data: Path, octets: bytes) -> list[str]:
     return [file.name for file in data.iterdir() if octets in file.read_bytes()]
 
 
-def note(data: Path, key: str = NOTE) -> deletion.Note:
-    reader = open_reader(Database(data))
+def note(database: Database, key: str = NOTE) -> deletion.Note:
+    reader = open_reader(database)
     try:
         with reader.connect() as connection:
             return deletion.notes(connection)[key]
@@ -67,46 +65,46 @@ def note(data: Path, key: str = NOTE) -> deletion.Note:
         reader.dispose()
 
 
-def wait_for(data: Path, key: str = NOTE) -> None:
+def wait_for(database: Database, key: str = NOTE) -> None:
     deadline = time.monotonic() + 20
-    while note(data, key).stage is not Stage.DONE:
-        assert time.monotonic() < deadline, note(data, key)
+    while note(database, key).stage is not Stage.DONE:
+        assert time.monotonic() < deadline, note(database, key)
         time.sleep(0.01)
 
 
-def test_its_octets_are_gone_from_database_and_log(running: Running) -> None:
+def test_its_octets_are_gone_from_database_and_log(in_files: Running) -> None:
     mark = struct.pack("<q", MARK)
     for number in range(20):  # small rows, and one large enough for pages of its own
-        running.send(readings([("kept", NOW + number, number), ("gone", NOW + number, MARK)]))
+        in_files.send(readings([("kept", NOW + number, number), ("gone", NOW + number, MARK)]))
     many = [("kept", NOW + n, n) for n in range(100, 2000)]
-    running.send(readings([*many, *(("gone", NOW + n, MARK + n) for n in range(100, 2000))]))
-    running.change(ReplaceMeter(id="gone", time_ms=NOW, final_wh=MARK, initial_wh=MARK))
-    running.set("gone", name="Whatever this was")
-    running.settled()
-    kept = running.stored("kept")
-    running._looking.close()
-    assert found_in_files(running.data, mark)
-    assert running.change(DeleteMeter(id="gone")) == {"found": True}
-    wait_for(running.data)
+    in_files.send(readings([*many, *(("gone", NOW + n, MARK + n) for n in range(100, 2000))]))
+    in_files.change(ReplaceMeter(id="gone", time_ms=NOW, final_wh=MARK, initial_wh=MARK))
+    in_files.set("gone", name="Whatever this was")
+    in_files.settled()
+    kept = in_files.stored("kept")
+    in_files._looking.close()
+    assert found_in_files(in_files.data, mark)
+    assert in_files.change(DeleteMeter(id="gone")) == {"found": True}
+    wait_for(in_files.database)
     later = struct.pack("<q", MARK + 1500)
     for octets in (mark, later, b"Whatever this was", b"gone"):
-        assert found_in_files(running.data, octets) == []
-    assert running.stored("kept") == kept
+        assert found_in_files(in_files.data, octets) == []
+    assert in_files.stored("kept") == kept
 
 
-def test_a_reader_in_the_way_only_delays_it(running: Running) -> None:
+def test_a_reader_in_the_way_only_delays_it(in_files: Running) -> None:
     mark = struct.pack("<q", MARK)
-    running.send(readings([("gone", NOW, MARK), ("kept", NOW, 1)]))
-    assert running.stored("gone") == [(NOW, MARK)]  # and its snapshot stays open
-    running.change(DeleteMeter(id="gone"))
+    in_files.send(readings([("gone", NOW, MARK), ("kept", NOW, 1)]))
+    assert in_files.stored("gone") == [(NOW, MARK)]  # and its snapshot stays open
+    in_files.change(DeleteMeter(id="gone"))
     began = time.monotonic()
-    running.send(readings([("kept", NOW + 1, 2)]))
+    in_files.send(readings([("kept", NOW + 1, 2)]))
     assert time.monotonic() - began < 2, "commits waited for the reader"
-    assert note(running.data).stage is not Stage.DONE
-    assert found_in_files(running.data, mark)
-    running._looking.close()
-    wait_for(running.data)
-    assert found_in_files(running.data, mark) == []
+    assert note(in_files.database).stage is not Stage.DONE
+    assert found_in_files(in_files.data, mark)
+    in_files._looking.close()
+    wait_for(in_files.database)
+    assert found_in_files(in_files.data, mark) == []
 
 
 def test_readers_forget_it_at_once(running: Running) -> None:
@@ -137,7 +135,7 @@ def test_a_meter_that_goes_on_sending_is_a_new_one(running: Running) -> None:
     running.send(readings([("a", NOW + 2, 4), ("b", NOW + 2, 5)]))
     assert running.stored("a") == [(NOW + 2, 4)]
     assert running.stored("b") == [(NOW, 2), (NOW + 2, 5)]
-    wait_for(running.data)
+    wait_for(running.database)
     running._looking.close()
     running.restart()
     assert running.stored("a") == [(NOW + 2, 4)]
@@ -155,9 +153,7 @@ def test_deleted_while_its_limit_waits_to_be_looked_at(running: Running) -> None
     assert {alert.meter.id for alert in running.published.alerts} >= {"m30", "m49"}
 
 
-def test_it_is_taken_up_again_by_the_next_writer(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    engine = open_writer(Database(data))
+def test_it_is_taken_up_again_by_the_next_writer(engine: sa.Engine) -> None:
     fill(engine)
     with engine.begin() as connection:
         deletion.delete(connection, 1, 2)
@@ -173,7 +169,6 @@ def test_it_is_taken_up_again_by_the_next_writer(tmp_path: Path) -> None:
         assert block_readings(connection) == [(0, 10), (2, 10), (8, 3)]
         assert watermark.read(connection).values == 23
         assert connection.execute(sa.select(schema.journal.c.readings)).scalars().all() == [2] * 5
-    close_writer(engine)
 
 
 def learned(engine: sa.Engine) -> Deletions:
@@ -273,7 +268,7 @@ def test_sealed_and_half_sealed(running: Running) -> None:
     gone = {running.reader.meter(name).number for name in ("m0001", "m2999")}
     running._looking.close()
     running.stop()
-    engine = open_writer(Database(running.data))
+    engine = open_writer(running.database)
     sealer = Sealer(engine.begin, Defaults())
     with engine.begin() as connection:
         sealer.learn(connection)
@@ -287,13 +282,14 @@ def test_sealed_and_half_sealed(running: Running) -> None:
     for name in ("m0001", "m2999"):
         assert running.change(DeleteMeter(id=name)) == {"found": True}
     for number in (0, 1):
-        wait_for(running.data, f"deletion {number:010d}")
-    assert found_in_files(running.data, mark) == []
+        wait_for(running.database, f"deletion {number:010d}")
+    if running.database.url is None:
+        assert found_in_files(running.data, mark) == []
     for name, stored in kept.items():
         assert running.stored(name) == stored
     running._looking.close()
     running.stop()
-    engine = open_writer(Database(running.data))
+    engine = open_writer(running.database)
     sealer = Sealer(engine.begin, Defaults())
     with engine.begin() as connection:
         sealer.learn(connection)
@@ -333,14 +329,16 @@ def test_rows_of_other_meters_stay(engine: sa.Engine) -> None:
         assert deletion.highest(connection) == 2
 
 
-def test_the_database_refuses_for_a_while(engine: sa.Engine, tmp_path: Path) -> None:
+def test_the_database_refuses_for_a_while(make_sqlite: MakeDatabase) -> None:
+    database = make_sqlite()
+    engine = open_writer(database)
     fill(engine)
     with engine.begin() as connection:
         deletion.delete(connection, 1, 2)
     deletions = learned(engine)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout = 10")
-    other = sa.create_engine(f"sqlite:///{tmp_path}/data/wattbus.sqlite3")
+    other = sa.create_engine(f"sqlite:///{database.data}/wattbus.sqlite3")
     with other.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         deletions.work(1.0)
@@ -351,3 +349,4 @@ def test_the_database_refuses_for_a_while(engine: sa.Engine, tmp_path: Path) -> 
     time.sleep(1.1)
     deletions.work(5.0)
     assert deletions.numbers == set()
+    close_writer(engine)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -23,11 +22,10 @@ DEFAULTS = Defaults()
 ZONES = {"a": "UTC", "b": "Asia/Tokyo", "c": "America/New_York", "d": None}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def filled(database: Database) -> Database:
     """Sixty days of four meters, all of it in the journal."""
-    path = tmp_path_factory.mktemp("fleet") / "data"
-    running, rng = Running(path, DEFAULTS), random.Random(3)
+    running, rng = Running(database, DEFAULTS), random.Random(3)
     try:
         for meter, zone in ZONES.items():
             running.set(meter, time_zone=zone)
@@ -43,14 +41,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         running.deliver()
     finally:
         running.close()
-    return path
+    return database
 
 
 @pytest.fixture(params=[0, 1, 2, 3])
-def sealed(data: Path, request: pytest.FixtureRequest) -> Iterator[Reader]:
+def sealed(filled: Database, request: pytest.FixtureRequest) -> Iterator[Reader]:
     """A reader of a database in which some of the energy is in the daily table already."""
     rng = random.Random(request.param)
-    reader, engine = Reader(Database(data)), open_writer(Database(data))
+    reader, engine = Reader(filled), open_writer(filled)
     with engine.begin() as connection:
         connection.execute(schema.daily.delete())
     with reader.snapshot():
@@ -118,9 +116,9 @@ def test_the_next_day_with_anything(sealed: Reader) -> None:
     assert fleet.next_day(sealed, additions, days[-1] + 1) is None
 
 
-def test_nothing_is_known_of_nothing(tmp_path: Path) -> None:
-    close_writer(open_writer(Database(tmp_path)))
-    reader = Reader(Database(tmp_path))
+def test_nothing_is_known_of_nothing(database: Database) -> None:
+    close_writer(open_writer(database))
+    reader = Reader(database)
     with reader.snapshot():
         additions = fleet.unsealed(reader, DEFAULTS)
         assert fleet.periods(reader, additions, ALL, months=True) == []
