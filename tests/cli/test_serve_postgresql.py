@@ -77,7 +77,7 @@ def test_an_outage_with_killed_writers(make_stack: MakeStack, server: PostgresSe
     feed(1.0)
     server.stop(signal.SIGQUIT)
     feed(1.0)
-    for _ in range(12 if LONG else 2):
+    for _ in range(8 if LONG else 2):
         feed(2.0)
         _kill_writer(stack)
         feed(2.0)
@@ -108,7 +108,11 @@ def _spooled(writer: object) -> int:
 
 
 def _kill_writer(stack: Stack) -> None:
-    writer = children_of(stack)["writer"]
+    """Kill it; one that has died often is started again after 10 s only."""
+    deadline = time.monotonic() + 20
+    while (writer := children_of(stack).get("writer")) is None:
+        assert time.monotonic() < deadline, "there is no writer"
+        time.sleep(0.05)
     writer.kill()
     psutil.wait_procs([writer], timeout=5)
 
