@@ -14,6 +14,7 @@ from cli.answers import kwh_text, moment, thousands, time_text, words_text
 from cli.render import Answer, Column, Record
 from query import messages as m
 from query.client import Client
+from telemetry.calendar import DAY_MS
 
 _MEBI = 1 << 20
 
@@ -90,8 +91,12 @@ _STORAGE = (
 
 
 def storage(client: Client, _: argparse.Namespace, __: Context) -> Answer:
-    """What is stored; the document has the next thinnings as objects."""
-    reply = client.storage()
+    """What is stored, and what will be thinned next."""
+    return storage_answer(client.storage())
+
+
+def storage_answer(reply: m.Storage) -> Answer:
+    """The storage; the document has the next thinnings as objects."""
     record = {
         "octets": reply.octets,
         "values": reply.sealed + reply.unsealed,
@@ -106,10 +111,12 @@ def storage(client: Client, _: argparse.Namespace, __: Context) -> Answer:
     }
     thinnings = [
         {
-            "prefix": thinning.prefix,
             "keep": thinning.keep,
-            "before": time_text(thinning.before_ms, "UTC"),
-            "values": thinning.values,
+            "age_days": thinning.age_ms // DAY_MS,
+            "meters": thinning.meters,
+            "waiting": thinning.waiting,
+            "from": time_text(thinning.from_ms, "UTC"),
+            "next": time_text(thinning.next_ms, "UTC"),
         }
         for thinning in reply.retention
     ]
@@ -118,9 +125,11 @@ def storage(client: Client, _: argparse.Namespace, __: Context) -> Answer:
 
 
 def _thinning_text(thinning: Record) -> str:
-    whose = f"of {thinning['prefix']}… " if thinning["prefix"] else ""
-    what = "nothing stays" if thinning["keep"] == "nothing" else f"one a {thinning['keep']} stays"
-    return f"{whose}before {thinning['before']}: {what} of {thousands(thinning['values'])} values"
+    what = "nothing" if thinning["keep"] == "nothing" else f"one reading a {thinning['keep']}"
+    text = f"after {thinning['age_days']} days {what}, of {thousands(thinning['meters'])} meters"
+    if thinning["waiting"]:
+        return f"{text}: now, of {thousands(thinning['waiting'])} of them"
+    return f"{text}: next on {moment(thinning['next'])}" if thinning["next"] else text
 
 
 def _days(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -358,12 +358,14 @@ class GetTop(Request, tag="get_top", frozen=True):
 
 
 class Thinning(Reply, frozen=True):
-    """What the ladder of ages will do: keep one reading a step of those before an instant."""
+    """A step of the ladder of ages: what it keeps of older readings, and what it will do next."""
 
-    prefix: str
     keep: str
-    before_ms: int
-    values: int
+    age_ms: int
+    meters: int
+    waiting: int
+    from_ms: int | None
+    next_ms: int | None
 
 
 class Storage(Reply, tag="storage", frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from cli import fleet, render
+from query import messages as m
 from tests.conftest import ROOT, Stack
 from tests.query.feeding import DAY, HOUR, at, constant, feed, running
 
@@ -97,6 +100,32 @@ def test_storage(stack: Stack) -> None:
     shown = stack.cli("storage").stdout
     assert "values stored" in shown
     assert "MiB" in shown
+
+
+def test_what_will_be_thinned() -> None:
+    reply = m.Storage(
+        octets=1 << 21,
+        meters=64,
+        sealed=1_000_000,
+        unsealed=0,
+        octets_a_value=2.1,
+        journal_rows=0,
+        blocks=100,
+        oldest_ms=MARCH,
+        newest_ms=MARCH + DAY,
+        retention=[
+            m.Thinning("15m", 90 * DAY, 64, 2, MARCH, None),
+            m.Thinning("nothing", 3650 * DAY, 64, 0, None, MARCH + DAY),
+        ],
+    )
+    out = io.StringIO()
+    render.write(fleet.storage_answer(reply), render.Style.PEOPLE, out)
+    assert "after 90 days one reading a 15m, of 64 meters: now, of 2 of them" in out.getvalue()
+    assert "after 3650 days nothing, of 64 meters: next on 2024-03-02 00:00:00" in out.getvalue()
+    out = io.StringIO()
+    render.write(fleet.storage_answer(reply), render.Style.JSON, out)
+    first, _ = json.loads(out.getvalue())["retention"]
+    assert (first["keep"], first["age_days"], first["next"]) == ("15m", 90, None)
 
 
 def test_what_makes_no_sense(stack: Stack) -> None:
