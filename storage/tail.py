@@ -53,6 +53,11 @@ class Tail:
             newest = _merge(self._runs.pop(), newest)
         self._runs.append(newest)
 
+    def forget(self, meter: int) -> None:
+        """Drop all readings of a meter."""
+        kept = [run.take(np.flatnonzero(run.stored.meter != meter)) for run in self._runs]
+        self._runs = [run for run in kept if len(run.key)]
+
     def seal(self, watermark: Watermark) -> None:
         """Forget what is in blocks now."""
         if watermark.sealed > self._watermark.sealed:
