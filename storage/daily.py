@@ -20,6 +20,7 @@ from storage.blocks import Stored
 from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
 from storage.engine import many
+from storage.ladder import Keep
 from storage.meters import Meter
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
@@ -30,7 +31,8 @@ from telemetry.registers import ENERGY_IMPORT
 
 Loads = Callable[[Meter], Load]
 
-_DAILY, _LATEST = schema.daily.c, schema.latest.c
+_DAILY, _LATEST, _THINNED = schema.daily.c, schema.latest.c, schema.thinned.c
+_LONG_AGO, _NO_DAY = -(2**62), 2**31 - 1
 _SETTINGS = sa.select(
     schema.meters.c.number, schema.meters.c.time_zone, schema.meters.c.max_power_w
 ).where(schema.meters.c.number.between(sa.bindparam("low"), sa.bindparam("high")))
@@ -224,6 +226,27 @@ def again(
     return found.settled
 
 
+def rebuild(connection: sa.Connection, meter: Meter, load: Load, defaults: Defaults) -> bool:
+    """Compute all days of a meter again, as ``again`` does."""
+    floor = deleted_before(connection, meter)
+    own = _DAILY.meter == meter.number
+    if floor != _LONG_AGO:
+        own &= _DAILY.day >= int(calendar.days(defaults.zone(meter), floor, floor)[1][0])
+    connection.execute(schema.daily.delete().where(own))
+    connection.execute(_ZONES, {"meter": meter.number, "zone": defaults.zone(meter).key})
+    return again(connection, meter, load, defaults, None, None)
+
+
+def in_another_zone(connection: sa.Connection, defaults: Defaults) -> int | None:
+    """The number of a meter whose days are those of a zone that is not in force any more."""
+    table = schema.meters.c
+    query = sa.select(table.number).where(
+        table.daily_zone != sa.func.coalesce(table.time_zone, defaults.time_zone)
+    )
+    found: int | None = connection.execute(query.limit(1)).scalar()
+    return found
+
+
 def around(
     connection: sa.Connection,
     meter: Meter,
@@ -246,7 +269,8 @@ def around(
     curve = curve_of(load, meter, swaps, low, high)
     slots = intervals.slots(curve, edges)
     covered = np.minimum(edges[1:], curve.time[-1]) - np.maximum(edges[:-1], curve.time[0])
-    there = covered > 0
+    kept = edges[:-1] >= deleted_before(connection, meter)
+    there = (covered > 0) & kept
     found = Days(
         meter=np.full(int(there.sum()), meter.number, np.int64),
         day=dates[there],
@@ -254,7 +278,17 @@ def around(
         covered_ms=covered[there],
         flags=(slots.flags[there] & ~np.uint16(Flag.PARTIAL)).astype(np.int64),
     )
-    return Around(found, int(dates[0]), int(dates[-1]), settled)
+    first = int(dates[kept][0]) if kept.any() else _NO_DAY
+    return Around(found, first, int(dates[-1]), settled)
+
+
+def deleted_before(connection: sa.Connection, meter: Meter) -> int:
+    """The instant before which readings were deleted for their age: those days stay as they are."""
+    deleted = sa.select(_THINNED.upto_ms).where(
+        _THINNED.meter == meter.number, _THINNED.tier == Keep.NONE.value
+    )
+    found: int | None = connection.execute(deleted).scalar()
+    return _LONG_AGO if found is None else found
 
 
 def stored_days(connection: sa.Connection, meter: int, first: int, last: int) -> Days:

@@ -57,6 +57,7 @@ class Sealer:
         self._slice_values = _SLICE
         self._pass: Pass | None = None
         self._untidy = True  # there may be room to give back
+        self._zones_unsure = True  # the collector's zone may be another than it was
 
     def learn(self, connection: sa.Connection) -> None:
         """See how far everything is, at the start and after a transaction that may have failed."""
@@ -90,6 +91,8 @@ class Sealer:
             self.begin()
         elif (group := self._store.ripe()) is not None:
             self._merge(group)
+        elif self._zones_unsure:
+            self._zones_unsure = self._move_zone()
         elif self._untidy:
             with self._begin() as connection:
                 self._untidy = give_back(connection)
@@ -179,11 +182,17 @@ class Sealer:
 
     def rebuild_days(self, connection: sa.Connection, meter: Meter) -> None:
         """Compute all days of a meter again: its settings are other ones now."""
-        table = schema.daily
-        connection.execute(table.delete().where(table.c.meter == meter.number))
         load = sealed_load(connection, self._watermark, meter.number)
-        settled = daily.again(connection, meter, load, self._defaults, None, None)
+        settled = daily.rebuild(connection, meter, load, self._defaults)
         latest.keep_settled(connection, meter.number, settled)
+
+    def _move_zone(self) -> bool:
+        """Compute the days of a meter in its new zone; whether there was any such meter."""
+        with self._begin() as connection:
+            number = daily.in_another_zone(connection, self._defaults)
+            if number is not None:
+                self.rebuild_days(connection, meters.by_number(connection, number))
+        return number is not None
 
     # Merging
 
