@@ -17,6 +17,8 @@ import msgspec
 import tzlocal
 from platformdirs import user_data_path
 
+from cli.config_lines import line_of
+from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, place
 from telemetry.formats import FORMATS
@@ -58,6 +60,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     query: Address = Address()
     live: Address = Address()
     http: Address = Address()
+    retention: Retention = Retention()
 
     @property
     def directory(self) -> Path:
@@ -139,6 +142,12 @@ port = 5002
 port = 5003
 [http]
 port = 5000
+
+[retention]                       # docs/retention.md
+ladder = "raw 90 d, 15 min 5 y, day"
+[[retention.groups]]
+meters = "lab-*"
+ladder = "raw"
 """
 
 
@@ -231,37 +240,14 @@ def _with_line(path: Path, text: str, message: str) -> str:
         said = message.split(" - at")[0].lower()
         said = said.replace(" | null", "").replace("`object`", "`table`")
         message = f"{'.'.join(keys)}: {said}"
-    return f"{path}:{_line(text, keys)}: {message}"
+    return f"{path}:{line_of(text, keys)}: {message}"
 
 
 def _known(keys: list[str]) -> tuple[str, ...]:
-    struct: type[msgspec.Struct] = Config
-    if keys:
-        struct = Listener if keys[0] == "listeners" else Address
-    return struct.__struct_encode_fields__
-
-
-def _line(text: str, keys: list[str]) -> int:
-    """The line of a key in its table (of a list: in its element), else of the table, else 1."""
-    *tables, name = [key for key in keys if not key.isdigit()] or [""]
-    element = next((int(key) for key in keys if key.isdigit()), 0)
-    wanted = tables[0] if tables else ""
-    current, begun, table_at = "", -1, 0
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*(\[\[?)\s*([\w-]+)", line)
-        if header:
-            current = header.group(2)
-            begun += current == wanted and header.group(1) == "[["
-        elif not current and re.match(rf"\s*{re.escape(wanted)}\s*\.\s*{re.escape(name)}\b", line):
-            return number
-        inside = current == wanted and begun in (-1, element)
-        if inside and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[=.]", line):
-            return number
-        if (inside and header) or (not current and re.match(rf"\s*{re.escape(wanted)}\b", line)):
-            table_at = table_at or number
-        elif header and current == name:
-            return number
-    return table_at or 1
+    tables = {"": Config, "listeners": Listener, "retention": Retention}
+    tables["retention.groups"] = RetentionGroup
+    path = ".".join(key for key in keys if not key.isdigit())
+    return tables.get(path, Address).__struct_encode_fields__
 
 
 def _check(config: Config, path: Path | None) -> None:
@@ -292,11 +278,12 @@ def _check(config: Config, path: Path | None) -> None:
             (f"{service}.port", 0 <= port <= 65535, "a port is 0 to 65535"),
             (f"{service}.address", address != "", "must not be empty"),
         ]
+    complaints += config.retention.complaints()
     for key, good, complaint in complaints:
         if not good:
             text = path.read_text("utf-8") if path else ""
             keys = key.split(".")
-            place = f"{path}:{_line(text, keys)}: " if path and keys[-1] in text else ""
+            place = f"{path}:{line_of(text, keys)}: " if path and keys[-1] in text else ""
             raise ConfigError(f"{place}{key}: {complaint}")
 
 

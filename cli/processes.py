@@ -178,7 +178,13 @@ def writer(settings: Config, stop: threading.Event) -> None:
         if pending(settings.database):
             say_slow()
         publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
-        part = Writer(settings.database, settings.writer_endpoint, settings.defaults, publisher)
+        part = Writer(
+            settings.database,
+            settings.writer_endpoint,
+            settings.defaults,
+            publisher,
+            settings.retention.policy,
+        )
         logging.getLogger("writer").info(
             "writing to %s, publishing on %s", place(settings.database), publisher.endpoint
         )

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import blocks, history, schema
 from storage.blocks import BRIEF, LASTING, Stored
+from storage.engine import many
 from storage.journal import DamagedError
 from storage.watermark import Watermark
 from telemetry.calendar import DAY_MS
-from telemetry.readings import Int64s
+from telemetry.readings import Int64s, UInt32s
 
 _MERGE = 8  # blocks of one group that are merged
 _MOST_MERGED = 200_000  # values that are merged at once, if two blocks have not more
@@ -25,6 +29,10 @@ _LONG, _MANY = 7 * DAY_MS, 512  # a block so long, with so many readings a meter
 Group = tuple[int, int]  # shift and group
 
 _TABLE = schema.blocks
+_INSERT = (
+    "INSERT INTO blocks (id, shift, grp, first_ms, last_ms, readings, lasting, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _TO_MERGE = (
     sa.select(_TABLE.c.id, _TABLE.c.shift, _TABLE.c.grp, _TABLE.c.readings)
     .where(sa.not_(_TABLE.c.lasting))
@@ -73,43 +81,30 @@ class BlockStore:
     def add(
         self,
         connection: sa.Connection,
-        arranged: Stored,
+        groups: list[Stored],
         shift: int,
         reached: Watermark,
         effort: int = BRIEF,
     ) -> Watermark:
-        """Store arranged readings as blocks of groups; the watermark with them."""
-        rows: list[dict[str, object]] = []
-        order = np.argsort(arranged.meter >> np.uint32(shift), kind="stable")
-        groups = (arranged.meter >> np.uint32(shift))[order]
-        bounds = blocks.changes(groups)
-        for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            parts = _divided(arranged.take(order[start:end]))
+        """Store arranged readings, each of one group, as blocks; the watermark with them."""
+        rows: list[tuple[Any, ...]] = []
+        values = 0
+        for own in groups:
+            group = int(own.meter[0]) >> shift
+            parts = _divided(own)
             for part in parts:
-                number, group = self._next, int(groups[start])
-                self._next += 1
-                full = len(parts) > 1 and effort == LASTING
-                lasting = full or _lasting(part, shift, effort)
+                lasting = effort == LASTING and len(parts) > 1
+                lasting = lasting or _lasting(part, shift, effort)
+                body = blocks.encode(part, LASTING if lasting else effort)
                 first_ms, last_ms = int(part.time.min()), int(part.time.max())
-                rows.append(
-                    {
-                        "id": number,
-                        "shift": shift,
-                        "grp": group,
-                        "first_ms": first_ms,
-                        "last_ms": last_ms,
-                        "readings": len(part),
-                        "lasting": lasting,
-                        "body": blocks.encode(part, LASTING if lasting else effort),
-                    }
-                )
+                rows.append((self._next, shift, group, first_ms, last_ms, len(part), lasting, body))
                 if not lasting:
-                    self._pending.append(((shift, group), _Small(number, len(part))))
-        connection.execute(_TABLE.insert(), rows)
+                    self._pending.append(((shift, group), _Small(self._next, len(part))))
+                self._next += 1
+                values += len(part)
+        many(connection, _INSERT, rows)
         self.shifts = reached.shifts | 1 << shift
-        return dataclasses.replace(
-            reached, shifts=self.shifts, values=reached.values + len(arranged)
-        )
+        return dataclasses.replace(reached, shifts=self.shifts, values=reached.values + values)
 
     def merge(self, connection: sa.Connection, group: Group, reached: Watermark) -> Watermark:
         """Merge the oldest of a group's small blocks into blocks of fewer meters."""
@@ -126,41 +121,60 @@ class BlockStore:
                 parts.append(blocks.decode(body))
             except DamagedError as error:
                 raise history.damaged(number, error) from None
-        arranged = blocks.arrange(Stored.concatenate(parts))
+        merged = Stored.concatenate(parts)
+        merged = merged.take(np.argsort(_near(merged.meter), kind="stable"))
+        shift = finest(merged, group[0], _LEAST)
+        arranged = [blocks.arrange(own) for own in by_group(merged, shift)]
         connection.execute(_TABLE.delete().where(_TABLE.c.id.in_(numbers)))
         before = sum(len(part) for part in parts)
         reached = dataclasses.replace(reached, values=reached.values - before)
-        shift = _finest(arranged, group[0])
         reached = self.add(connection, arranged, shift, reached, LASTING)
         self._small[group] = rest
         self._ripe.discard(group)
         return reached
 
 
-def _finest(arranged: Stored, coarsest: int) -> int:
-    """The finest shift, not above ``coarsest``, that leaves enough readings a block."""
-    numbers = np.unique(arranged.meter)
-    enough = max(1, len(arranged) // len(np.unique(arranged.register)) // _LEAST)
+def finest(stored: Stored, coarsest: int, least: int) -> int:
+    """The finest shift, not above ``coarsest``, that leaves ``least`` readings a group or more.
+
+    The readings come by meter; a reading is the values of all registers of an instant.
+    """
+    bounds = blocks.changes(stored.meter)
+    numbers = stored.meter[bounds[:-1]]
+    registers = int(np.count_nonzero(np.bincount(stored.register)))
+    enough = max(1, len(stored) // registers // least)
     shift = 0
-    while shift < coarsest and len(np.unique(numbers >> np.uint32(shift))) > enough:
+    while shift < coarsest and len(blocks.changes(numbers >> np.uint32(shift))) - 1 > enough:
         shift += 1
     return shift
 
 
+def by_group(stored: Stored, shift: int) -> list[Stored]:
+    """Readings that come by meter, as one part for each group."""
+    bounds = blocks.changes(stored.meter >> np.uint32(shift)).tolist()
+    return [stored.take(slice(start, end)) for start, end in pairwise(bounds)]
+
+
+def _near(meter: UInt32s) -> npt.NDArray[Any]:
+    """Numbers in the same order, in sixteen bits if they fit: those are sorted quicker."""
+    numbers: npt.NDArray[Any] = meter - meter.min()
+    return numbers.astype(np.uint16) if numbers.max() < 1 << 16 else numbers
+
+
 def _lasting(part: Stored, shift: int, effort: int) -> bool:
     """Whether a block is left alone from now on."""
-    counts = np.unique(part.register, return_counts=True)[1]
-    meters = len(np.unique(part.meter))
-    readings = int(counts.max())
+    readings = int(np.diff(blocks.changes(part.register)).max())
     if shift == 0 and readings >= _LEAST // 2:
         return True
-    long = int(part.time.max() - part.time.min()) >= _LONG
-    return effort == LASTING and long and readings >= _MANY * meters
+    if effort != LASTING or int(part.time.max() - part.time.min()) < _LONG:
+        return False
+    meters = np.bincount(part.meter - part.meter.min())
+    return readings >= _MANY * int(np.count_nonzero(meters))
 
 
 def _divided(own: Stored) -> list[Stored]:
     """Parts of a group's readings, one after the other in time, none very large."""
-    most = int(np.unique(own.register, return_counts=True)[1].max())
+    most = int(np.diff(blocks.changes(own.register)).max())
     count = -(-most // _LARGE)
     if count == 1:
         return [own]

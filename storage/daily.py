@@ -19,6 +19,7 @@ from storage import meters, schema
 from storage.blocks import Stored
 from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
+from storage.engine import many
 from storage.meters import Meter
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
@@ -42,10 +43,9 @@ _TIPS = sa.select(
 _SWAPS = sa.select(schema.replacements.c.meter, schema.replacements.c.time_ms).where(
     schema.replacements.c.meter.between(sa.bindparam("low"), sa.bindparam("high"))
 )
-_ADD = sa.text(
-    "INSERT INTO daily (day, meter, wh, covered_ms, flags)"
-    " VALUES (:day, :meter, :wh, :covered_ms, :flags)"
-    " ON CONFLICT (day, meter) DO UPDATE SET wh = daily.wh + excluded.wh,"
+_INSERT = "INSERT INTO daily (meter, day, wh, covered_ms, flags) VALUES (?, ?, ?, ?, ?)"
+_ADD = (
+    f"{_INSERT} ON CONFLICT (day, meter) DO UPDATE SET wh = daily.wh + excluded.wh,"
     " covered_ms = daily.covered_ms + excluded.covered_ms, flags = daily.flags | excluded.flags"
 )
 _ZONES = (
@@ -168,15 +168,14 @@ def _by_zone(
 def add(connection: sa.Connection, added: Days, defaults: Defaults) -> None:
     """Add to the rows of the days."""
     if len(added):
-        connection.execute(_ADD, _rows(added))
+        many(connection, _ADD, _rows(added))
         low, high = int(added.meter.min()), int(added.meter.max())
         _note_zones(connection, low, high, set(added.meter.tolist()), defaults)
 
 
-def _rows(found: Days) -> list[dict[str, int]]:
-    names = Days.__slots__
-    columns = (getattr(found, name).tolist() for name in names)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+def _rows(found: Days) -> list[tuple[int, ...]]:
+    columns = (getattr(found, name).tolist() for name in Days.__slots__)
+    return list(zip(*columns, strict=True))
 
 
 def _note_zones(
@@ -220,7 +219,7 @@ def again(
         )
     )
     if len(found.days):
-        connection.execute(table.insert(), _rows(found.days))
+        many(connection, _INSERT, _rows(found.days))
         connection.execute(_ZONES, {"meter": meter.number, "zone": defaults.zone(meter).key})
     return found.settled
 
@@ -239,7 +238,7 @@ def around(
     if len(part) < 2:
         return Around(Days.concatenate([]), 0, 0, settled=True)
     sure = anchors.anchored(part.time, part.value, meter.max_power_w, swaps)
-    settled = len(sure) > 0 and int(sure[-1]) == len(part) - 1
+    settled = len(sure) > 0 and int(sure.end[-1]) == len(part) - 1
     zone = defaults.zone(meter)
     edges, dates = calendar.days(zone, int(part.time[0]), int(part.time[-1]))
     low = None if earliest is None else int(edges[0])

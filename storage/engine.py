@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -30,8 +30,10 @@ __all__ = [
     "UnavailableError",
     "close_writer",
     "database_path",
+    "give_back",
     "keep_number",
     "kept_number",
+    "many",
     "octets",
     "open_reader",
     "open_writer",
@@ -131,6 +133,22 @@ def open_reader(database: Database, *, older: bool = False, connect: bool = True
 def octets(database: Database, connection: sa.Connection) -> int:
     """The size of the database on disk."""
     return postgresql.octets(connection) if database.url else sqlite.octets(database.data)
+
+
+def many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    """Execute a statement with ``?`` for its values once for each row, of which there may be none.
+
+    Bulk: straight to the driver, which takes a fraction of the time.
+    """
+    if rows:
+        if connection.dialect.name == "postgresql":
+            statement = statement.replace("?", "%s")
+        connection.exec_driver_sql(statement, rows)
+
+
+def give_back(connection: sa.Connection) -> bool:
+    """Give some of the room of what was deleted back to the disk; whether there may be more."""
+    return connection.dialect.name == "sqlite" and sqlite.give_back(connection)
 
 
 def keep_number(connection: sa.Connection, key: str, number: int) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from storage import schema
 from storage.blocks import Stored
+from storage.engine import many
 from telemetry.readings import Int64s, UInt64s
 from telemetry.registers import ENERGY_IMPORT
 
@@ -20,12 +21,12 @@ _BETWEEN = sa.select(_LATEST.register, _LATEST.meter, _LATEST.time_ms).where(
 _TIP = sa.select(_LATEST.time_ms, _LATEST.settled).where(
     _LATEST.meter == sa.bindparam("meter"), _LATEST.register == ENERGY_IMPORT
 )
-_KEEP = sa.text(
+_KEEP = (
     "INSERT INTO latest (meter, register, time_ms, value, status, settled)"
-    " VALUES (:meter, :register, :time_ms, :value, :status, :settled)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (meter, register) DO UPDATE SET time_ms = excluded.time_ms,"
     " value = excluded.value, status = excluded.status, settled = excluded.settled"
-).bindparams(sa.bindparam("settled", type_=sa.Boolean))
+)
 _NEVER = np.iinfo(np.int64).min
 
 
@@ -87,32 +88,18 @@ def mark_late(part: Stored, newest: Newest) -> Stored:
 
 
 def keep(
-    connection: sa.Connection, arranged: Stored, newest: Newest, settled: dict[int, bool]
+    connection: sa.Connection, arranged: list[Stored], newest: Newest, settled: dict[int, bool]
 ) -> None:
     """Keep the newest reading of each series, and of each meter whether its energy is settled."""
-    series = arranged.series
-    last = np.flatnonzero(np.append(series[1:] != series[:-1], True))
-    last = last[arranged.time[last] >= newest.before(series[last])]
-    rows = [
-        {
-            "meter": meter,
-            "register": register,
-            "time_ms": time_ms,
-            "value": value,
-            "status": status,
-            "settled": register == ENERGY_IMPORT and settled[meter],
-        }
-        for meter, register, time_ms, value, status in zip(
-            arranged.meter[last].tolist(),
-            arranged.register[last].tolist(),
-            arranged.time[last].tolist(),
-            arranged.value[last].tolist(),
-            arranged.status[last].tolist(),
-            strict=True,
-        )
-    ]
-    if rows:
-        connection.execute(_KEEP, rows)
+    rows: list[tuple[int, int, int, int, int, bool]] = []
+    for part in arranged:
+        series = part.series
+        last = np.flatnonzero(np.append(series[1:] != series[:-1], True))
+        last = last[part.time[last] >= newest.before(series[last])]
+        columns = (part.meter, part.register, part.time, part.value, part.status)
+        for row in zip(*(column[last].tolist() for column in columns), strict=True):
+            rows.append((*row, row[1] == ENERGY_IMPORT and settled[row[0]]))
+    many(connection, _KEEP, rows)
 
 
 def keep_settled(connection: sa.Connection, meter: int, settled: bool) -> None:

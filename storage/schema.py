@@ -115,6 +115,16 @@ daily = Table(
     sqlite_with_rowid=False,
 )
 
+# How far retention has come: the meter's sealed readings before the instant are as the tier says.
+thinned = Table(
+    "thinned",
+    metadata,
+    Column("meter", Integer, primary_key=True, autoincrement=False),
+    Column("tier", String(16), primary_key=True),  # storage.ladder.Keep
+    Column("upto_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 alerts = Table(
     "alerts",
     metadata,

@@ -18,12 +18,22 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from storage import blocks, daily, history, journal, latest, meters, schema, watermark
-from storage.block_store import BlockStore
+from storage import (
+    blocks,
+    daily,
+    history,
+    journal,
+    latest,
+    meters,
+    retention_marks,
+    schema,
+    watermark,
+)
+from storage.block_store import BlockStore, by_group, finest
 from storage.blocks import Stored
 from storage.defaults import Defaults
 from storage.energy import Load
-from storage.engine import StorageError
+from storage.engine import StorageError, give_back
 from storage.meters import Meter
 from storage.watermark import Watermark
 from telemetry.readings import Int64s, Series
@@ -37,6 +47,7 @@ _SLICE_SECONDS = 0.02  # what a slice should take: with much to compute again it
 _DUE_AGE = 900_000  # ms after which a row of the journal is sealed in any case
 _LEAST = 4096  # readings (values of one register) of a group's block, if there are as many
 _POSTPONED = 5000  # ms
+_COARSEST = 32
 _MOST_ROWS = 8192  # of the journal in one pass
 
 
@@ -60,6 +71,7 @@ class Sealer:
         self._not_before = 0
         self._slice_values = _SLICE
         self._pass: _Pass | None = None
+        self._untidy = True  # there may be room to give back
 
     def learn(self, connection: sa.Connection) -> None:
         """See how far everything is, at the start and after a transaction that may have failed."""
@@ -78,6 +90,11 @@ class Sealer:
         """Do nothing for a while: the last slice failed."""
         self._not_before = now_ms + _POSTPONED
 
+    def look_again(self, connection: sa.Connection) -> None:
+        """Plan anew, in the transaction of another that changed blocks."""
+        self._watermark = watermark.read(connection)
+        self._store = BlockStore(connection)
+
     def step(self, now_ms: int) -> bool:
         """Do one slice of what is due, sealing before merging; whether there was any."""
         if now_ms < self._not_before:
@@ -88,6 +105,9 @@ class Sealer:
             self.begin()
         elif (group := self._store.ripe()) is not None:
             self._merge(group)
+        elif self._untidy:
+            with self._begin() as connection:
+                self._untidy = give_back(connection)
         else:
             return False
         return True
@@ -124,14 +144,14 @@ class Sealer:
         stored = Stored.concatenate([_decoded(number, body) for number, body in bodies])
         stored = stored.take(_by_meter(stored.meter))
         at = int(stored.meter.searchsorted(self._watermark.below))
-        self._pass = _Pass(last, stored, _finest(stored), at)
+        self._pass = _Pass(last, stored, finest(stored, _COARSEST, _LEAST), at)
         if at == len(stored):  # of meters that were deleted
             self._slice(self._pass)
 
     def _slice(self, current: _Pass) -> None:
         """Seal some groups of the pass, and end it with the last."""
         meter = current.stored.meter
-        began = time.perf_counter()
+        began = time.thread_time()
         end = min(current.at + self._slice_values, len(meter))
         if end < len(meter):
             group = (int(meter[end]) >> current.shift) + 1
@@ -147,10 +167,12 @@ class Sealer:
         with self._begin() as connection:
             if len(part):
                 newest = latest.Newest.of(connection, part)
-                arranged = blocks.arrange(latest.mark_late(part, newest))
+                marked = latest.mark_late(part, newest)
+                arranged = [blocks.arrange(own) for own in by_group(marked, current.shift)]
                 reached = self._store.add(connection, arranged, current.shift, reached)
                 settled = self._grow_days(connection, arranged)
                 latest.keep(connection, arranged, newest, settled)
+                retention_marks.came_late(connection, arranged)
             watermark.write(connection, reached)
             if ended:
                 table = schema.journal
@@ -160,17 +182,16 @@ class Sealer:
         self._watermark = reached
         taken, current.at = max(1, end - current.at), end
         if ended:
-            self._pass = None
-        pace = taken / max(1e-4, time.perf_counter() - began)
+            self._pass, self._untidy = None, True
+        pace = taken / max(1e-4, time.thread_time() - began)
         self._slice_values = int(min(_SLICE, max(1, pace * _SLICE_SECONDS)))
 
-    def _grow_days(self, connection: sa.Connection, arranged: Stored) -> dict[int, bool]:
+    def _grow_days(self, connection: sa.Connection, arranged: list[Stored]) -> dict[int, bool]:
         """Bring the days up to date; which meters' newest energy reading surely counts."""
-        rows = np.flatnonzero(arranged.register == ENERGY_IMPORT)
-        energy = arranged.take(rows)
+        energy = Stored.concatenate([_energy(part) for part in arranged])
         grown = daily.grow(connection, energy, self._defaults)
         daily.add(connection, grown.added, self._defaults)
-        settled = dict.fromkeys(np.unique(energy.meter).tolist(), True)
+        settled = dict.fromkeys(energy.meter[blocks.changes(energy.meter)[:-1]].tolist(), True)
         for number in grown.again:
             own = energy.take(energy.meter == number)
             settled[number] = self._days_again(connection, number, own)
@@ -249,11 +270,7 @@ def _by_meter(meter: npt.NDArray[np.uint32]) -> Int64s:
     return (key & np.uint64((1 << bits) - 1)).astype(np.int64)
 
 
-def _finest(stored: Stored) -> int:
-    """The finest shift that leaves enough readings a group."""
-    numbers = np.unique(stored.meter)
-    enough = max(1, len(stored) // max(1, len(np.unique(stored.register))) // _LEAST)
-    shift = 0
-    while shift < 32 and len(np.unique(numbers >> shift)) > enough:
-        shift += 1
-    return shift
+def _energy(arranged: Stored) -> Stored:
+    """The readings of the energy register, which are together."""
+    start, end = arranged.register.searchsorted([ENERGY_IMPORT, ENERGY_IMPORT + 1])
+    return arranged.take(slice(int(start), int(end)))

@@ -93,3 +93,22 @@ def _begin(connection: sa.Connection) -> None:
 
 def _quoted(path: Path) -> str:
     return quote(str(path.absolute()))
+
+
+# New readings soon fill what is deleted, so a part of the file may be empty.
+_EMPTY_PART = 32
+_PAGES_AT_ONCE = 256
+
+
+def give_back(connection: sa.Connection) -> bool:
+    """Shorten the file by some of its empty pages; whether that is worth going on with."""
+    empty = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    if empty * _EMPTY_PART < pages:
+        return False
+    # It frees a page for each row fetched, and has no columns: only the driver fetches those.
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+    cursor.fetchall()
+    cursor.close()
+    return bool(connection.exec_driver_sql("PRAGMA freelist_count").scalar_one() < empty)

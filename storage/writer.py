@@ -32,9 +32,11 @@ from storage.engine import (
 )
 from storage.inbox import Router
 from storage.known import Known
+from storage.ladder import KEEP_ALL, Policy
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.outage import Spooling
 from storage.queries import Reader
+from storage.retention import Retention
 from storage.sealing import Sealer
 from telemetry.readings import Readings
 
@@ -64,7 +66,12 @@ class Writer:
     """Commits what receivers hand over; everything happens on the thread that calls ``run``."""
 
     def __init__(
-        self, database: Database, endpoint: str, defaults: Defaults, publisher: Publisher
+        self,
+        database: Database,
+        endpoint: str,
+        defaults: Defaults,
+        publisher: Publisher,
+        policy: Policy = KEEP_ALL,
     ) -> None:
         """Open the database and the socket; raises StorageError or zmq.ZMQError."""
         self._spooling = Spooling(database) if database.url else None
@@ -72,6 +79,7 @@ class Writer:
         self._reader = Reader(database, connect=not self._away)
         self._watch = LimitWatch(self._reader, defaults)
         self._sealer = Sealer(self._begin, defaults)
+        self._retention = Retention(self._begin, policy, defaults, self._sealer.look_again)
         self._busy = False  # sealing: more of it is due at once
         self._publisher = publisher
         self._router = Router(endpoint)
@@ -270,16 +278,17 @@ class Writer:
     # Sealing
 
     def _seal(self) -> None:
-        """Seal one slice, if one is due."""
+        """Seal one slice, or thin one, if one is due."""
         if self._away:
             return
         try:
-            self._busy = self._sealer.step(_now())
+            self._busy = self._sealer.step(_now()) or self._retention.step(_now())
         except REFUSALS as error:
             # The journal keeps what cannot be sealed: nothing is lost by waiting.
             log.error("cannot seal, trying again: %s", reason(error))
             self._busy = False
             self._sealer.postpone(_now())
+            self._retention.postpone(_now())
 
     # Requests of the query service
 

@@ -1,16 +1,19 @@
 """Where a curve may be cut: readings of which nothing before or after changes that they count.
 
 Whether a reading counts may hang on readings long before it and on some after it
-(``telemetry.intervals``). But five that rise one after the other, each step possible, settle it:
-whatever came before, of the first three one is booked at the latest (it is possible after what
-was booked last, or the two behind it confirm it), and what follows by possible steps is booked
-without being judged. So a part of a series that begins at the fifth of such five, and ends with
-the fifth of such five, books what the whole series books in between.
+(``telemetry.intervals``). A run of readings above zero that never fall, each step possible, settles
+it. Let V be what was booked last before the run. A reading of the run not below V is booked: it is
+possible, or the two behind it confirm it. One below V is held back only if the next other value, or
+the second reading behind it, is not below V. So at the run's third reading or its first change,
+whichever is later, one is booked at the latest, if two more follow; and what comes after it by
+possible steps is booked without being judged. A part of a series that begins at the end of such a
+run, and ends with the end of such a run, books what the whole series books in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +22,22 @@ from telemetry.calendar import HOUR_MS
 from telemetry.intervals import Replacement
 from telemetry.readings import Int64s
 
-_RISES = 4  # five readings
+_BEHIND = 2  # readings that must follow the one that is surely booked
+_LEAST = 4  # steps of a run
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """Runs that settle what counts, by the indices of their last and first readings; shape (n,).
+
+    Each ``begin`` is the latest from which the run to its ``end`` settles anything.
+    """
+
+    end: Int64s
+    begin: Int64s
+
+    def __len__(self) -> int:
+        return len(self.end)
 
 
 def possible(steps: Int64s, elapsed: Int64s, max_power_w: int | None) -> npt.NDArray[np.bool_]:
@@ -32,31 +50,38 @@ def possible(steps: Int64s, elapsed: Int64s, max_power_w: int | None) -> npt.NDA
 
 def anchored(
     time: Int64s, value: Int64s, max_power_w: int | None, replacements: Sequence[Replacement]
-) -> Int64s:
-    """The indices of the readings that are the fifth of five; of settled readings in Wh."""
+) -> Anchors:
+    """The anchors of settled readings in Wh."""
     steps = np.diff(value)
-    rises = (steps > 0) & (value[:-1] > 0) & possible(steps, np.diff(time), max_power_w)
+    plain = (value[:-1] > 0) & possible(steps, np.diff(time), max_power_w)
     swaps = time.searchsorted(np.array([swap.time_ms for swap in replacements], np.int64))
-    rises[swaps[(swaps > 0) & (swaps < len(time))] - 1] = False
-    runs = rises.cumsum()
-    runs[_RISES:] -= runs[:-_RISES].copy()
-    return np.flatnonzero(runs[_RISES - 1 :] == _RISES) + _RISES
+    plain[swaps[(swaps > 0) & (swaps < len(time))] - 1] = False
+    index = np.arange(len(time))
+    # Of each reading the start of its run, and the reading before the last change up to it.
+    first, before = np.zeros((2, len(time)), np.int64)
+    first[1:] = np.maximum.accumulate(np.where(plain, 0, index[1:]))
+    before[1:] = np.maximum.accumulate(np.where(steps != 0, index[:-1], -1))
+    before[:1] = -1
+    end = index[_LEAST:]
+    begin = np.minimum(end - _LEAST, before[_LEAST - _BEHIND : len(time) - _BEHIND])
+    good = begin >= first[_LEAST:]
+    return Anchors(end[good], begin[good])
 
 
-def cut(anchors: Int64s, time: Int64s, start: int | None, end: int | None) -> slice | None:
+def cut(anchors: Anchors, time: Int64s, start: int | None, end: int | None) -> slice | None:
     """The rows that settle [start, end]; None where they do not hold enough to settle it.
 
     A side that is None needs no anchor: there is no other reading beyond it.
     """
     low, high = 0, len(time)
     if start is not None:
-        before = int(time[anchors].searchsorted(start, side="right"))
+        before = int(time[anchors.end].searchsorted(start, side="right"))
         if not before:
             return None
-        low = int(anchors[before - 1])
+        low = int(anchors.end[before - 1])
     if end is not None:
-        after = int(time[anchors - _RISES].searchsorted(end))
+        after = int(time[anchors.begin].searchsorted(end))
         if after == len(anchors):
             return None
-        high = int(anchors[after]) + 1
+        high = int(anchors.end[after]) + 1
     return slice(low, high)

@@ -22,6 +22,7 @@ class Status(IntFlag):
     ESTIMATED = 0x0001  # the device itself estimated or substituted the value
     SUSPECT = 0x0002  # the device doubts the value (clock adjusted, self-test failed)
     ARRIVAL_TIME = 0x0100  # the device's time was missing or implausible: this is the arrival's
+    THINNED = 0x0200  # not sent: made on an edge where the readings around it were thinned
 
 
 DEVICE_BITS = 0x00FF

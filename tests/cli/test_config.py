@@ -16,8 +16,10 @@ import pytest
 
 from cli import config
 from cli.config import Address, Config, ConfigError, Listener
+from cli.config_retention import Retention, RetentionGroup
 from cli.main import main
 from storage.engine import Database
+from storage.ladder import parse as parse_ladder
 from telemetry.formats import FORMATS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,6 +30,7 @@ EXAMPLE = Config(
     query=Address(port=5002),
     live=Address(port=5003),
     http=Address(port=5000),
+    retention=Retention("raw 90 d, 15 min 5 y, day", (RetentionGroup("lab-*", "raw"),)),
 )
 
 
@@ -94,6 +97,12 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
         ('[query]\naddress = "::1"', "query", Address("::1")),
         ("[live]\nport = 65535", "live", Address(port=65535)),
         ("http = {port = 80}", "http", Address(port=80)),
+        ('[retention]\nladder = "raw 1 d, none"', "retention", Retention("raw 1 d, none")),
+        (
+            '[[retention.groups]]\nmeters = "a*"\nladder = "raw"',
+            "retention",
+            Retention(groups=(RetentionGroup("a*", "raw"),)),
+        ),
     ],
 )
 def test_every_key(text: str, key: str, value: Any, tmp_path: Path) -> None:
@@ -120,6 +129,13 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     again = config.flags_of(parse("--config", str(tmp_path / "wattbus.toml"), *flags))
     assert config.load(parse(*again)) == expected
     assert config.flags_of(parse()) == []
+
+
+def test_whose_ladder_is_whose() -> None:
+    policy = EXAMPLE.retention.policy
+    assert policy.ladder("lab-1") == ()
+    assert policy.ladder("home-1") == parse_ladder("raw 90 d, 15 min 5 y, day")
+    assert Config().retention.policy.keeps_all
 
 
 def test_the_database() -> None:
@@ -188,6 +204,32 @@ WRONG = [
     ),
     ("[query]\nport = 1\n[live]\nport = -3", "FILE:4: live.port: a port is 0 to 65535"),
     ("price = 1\n\nquery.port = 65536", "FILE:3: query.port: a port is 0 to 65535"),
+    # retention
+    (
+        '[retention]\n\nladder = "raw 90 d"',
+        'FILE:3: retention.ladder: the last step "raw" is kept for ever',
+    ),
+    (
+        '[retention]\nladder = "raw"\n[[retention.groups]]\nmeters = "a"\nladder = "raw"\n'
+        '[[retention.groups]]\nmeters = "b"\nladder = "day"',
+        'FILE:8: retention.groups.1.ladder: a ladder starts with "raw"',
+    ),
+    (
+        '[retention]\nladder = "raw"\n[[retention.groups]]\nmeters = ""\nladder = "raw"',
+        "FILE:4: retention.groups.0.meters: must not be empty",
+    ),
+    ("[retention]\nladers = 1", "FILE:2: unknown key 'laders': known there are ladder, groups"),
+    (
+        '[[retention.groups]]\nmeters = "a"\n\nlader = "raw"',
+        "FILE:4: unknown key 'lader': known there are meters, ladder",
+    ),
+    (
+        '[retention]\nladder = "raw"\n[[retention.groups]]\nladder = "raw"',
+        "FILE:3: retention.groups.0: object missing required field `meters`",
+    ),
+    ("[retention]\nladder = 5", "FILE:2: retention.ladder: expected `str`, got `int`"),
+    ("[retention]\ngroups = 5", "FILE:2: retention.groups: expected `array`, got `int`"),
+    ("price = 1\nretention = 5", "FILE:2: retention: expected `table`, got `int`"),
     # no TOML at all
     ("price =", "FILE is no TOML: .*"),
     ("price = 1\nprice = 2\n", "FILE is no TOML: Cannot overwrite a value .*line 2.*"),
@@ -296,17 +338,19 @@ def test_the_document_has_the_example() -> None:
 
 
 def test_the_document_names_every_key_and_its_default() -> None:
-    own, listener, address = tables("The keys")
-    for rows, struct in ((own, Config), (listener, Listener), (address, Address)):
+    own, listener, address, retention, group = tables("The keys")
+    parts = (address, Address), (retention, Retention), (group, RetentionGroup)
+    for rows, struct in ((own, Config), (listener, Listener), *parts):
         assert tuple(rows) == struct.__struct_encode_fields__
-    for rows, made in ((own, Config()), (listener, Listener())):
+    for rows, made in ((own, Config()), (listener, Listener()), (retention, Retention())):
         names = dict(zip(made.__struct_encode_fields__, made.__struct_fields__, strict=True))
         for key, said in rows.items():
             default = getattr(made, names[key])
             if default is not None and re.fullmatch(r"`[^`]*`", said):
                 assert tomllib.loads(f"x = {said.strip('`')}")["x"] in (default, str(default))
     plain = {key for key, said in own.items() if not said.startswith("`")}
-    assert plain == {"data", "database", "time_zone", "listeners", "query", "live", "http"}
+    services = {"query", "live", "http"}
+    assert plain == {"data", "database", "time_zone", "listeners", "retention", *services}
     assert address["port"] == ", ".join(f"`{port}`" for port in config.PORTS.values())
     assert address["address"] == f'`"{Address().address}"`'
     assert all(f'`"{name}"`' in DOCUMENT for name in FORMATS)

@@ -36,7 +36,26 @@ COLUMNS_OF_ROWS = b"".join(
         struct.pack("<4q", 12_345, -250, 2**62, 500_000),
     )
 )
-GOLDEN = b"WBJ1" + struct.pack("<II", 4, zlib.crc32(COLUMNS_OF_ROWS)) + COLUMNS_OF_ROWS
+OLD = b"WBJ1" + struct.pack("<II", 4, zlib.crc32(COLUMNS_OF_ROWS)) + COLUMNS_OF_ROWS
+
+# Version 2: the width and the least value of each column, then the offsets.
+SHORT_COLUMNS = b"".join(
+    (
+        struct.pack("<Bq", 4, 1),
+        struct.pack("<Bq", 1, 1),
+        struct.pack("<Bq", 2, 0),
+        struct.pack("<Bq", 4, 0),
+        struct.pack("<Bq", 8, -1),
+        struct.pack("<Bq", 8, -250),
+        struct.pack("<4I", 0, 0, 1, LARGEST_METER - 1),
+        struct.pack("<4B", 0, 2, 0, 34),
+        struct.pack("<4H", 0, 0x0101, 2, 0xFFFF),
+        struct.pack("<4I", 7, 7, 0, 2**32 - 1),
+        struct.pack("<4Q", 1_700_000_000_001, 1_700_000_000_001, 0, 1_700_000_060_001),
+        struct.pack("<4Q", 12_595, 0, 2**62 + 250, 500_250),
+    )
+)
+GOLDEN = b"WBJ2" + struct.pack("<II", 4, zlib.crc32(SHORT_COLUMNS)) + SHORT_COLUMNS
 
 
 def readings(rows: Sequence[Row]) -> Readings:
@@ -56,24 +75,25 @@ def rows_of(batch: Batch) -> list[Row]:
 
 
 def test_the_octets_are_those_of_the_document() -> None:
-    assert len(GOLDEN) == 12 + 4 * 28
-    assert GOLDEN[:12].hex() == "57424a3104000000" + struct.pack("<I", GOLDEN_CRC).hex()
+    assert len(OLD) == 12 + 4 * 28
+    assert OLD[:12].hex() == "57424a3104000000" + struct.pack("<I", OLD_CRC).hex()
+    assert len(GOLDEN) == 66 + 4 * (4 + 1 + 2 + 4 + 8 + 8)
     assert encode(sorted_batch(ROWS)) == GOLDEN
-    assert rows_of(decode(GOLDEN)) == ROWS
+    assert rows_of(decode(GOLDEN)) == rows_of(decode(OLD)) == ROWS
 
 
 # Computed once, bit by bit: the CRC-32 of zlib (reflected 0xEDB88320), not the library's call.
-GOLDEN_CRC = 0xFFFFFFFF
+OLD_CRC = 0xFFFFFFFF
 for _octet in COLUMNS_OF_ROWS:
-    GOLDEN_CRC ^= _octet
+    OLD_CRC ^= _octet
     for _ in range(8):
-        GOLDEN_CRC = GOLDEN_CRC >> 1 ^ (0xEDB88320 if GOLDEN_CRC & 1 else 0)
-GOLDEN_CRC ^= 0xFFFFFFFF
+        OLD_CRC = OLD_CRC >> 1 ^ (0xEDB88320 if OLD_CRC & 1 else 0)
+OLD_CRC ^= 0xFFFFFFFF
 
 
 def test_an_empty_batch() -> None:
     body = encode(sorted_batch([]))
-    assert body == b"WBJ1" + bytes(8)
+    assert body == b"WBJ2" + bytes(4) + struct.pack("<I", zlib.crc32(bytes(54))) + bytes(54)
     assert len(decode(body)) == 0
 
 
@@ -138,25 +158,27 @@ def test_a_meters_registers_are_contiguous() -> None:
     assert series_key(5, 0xFFFF) < series_key(6)
 
 
-@pytest.mark.parametrize("length", range(len(GOLDEN)))
-def test_cut_short(length: int) -> None:
-    with pytest.raises(DamagedError):
-        decode(GOLDEN[:length])
+@pytest.mark.parametrize("body", [OLD, GOLDEN], ids=["1", "2"])
+def test_cut_short(body: bytes) -> None:
+    for length in range(len(body)):
+        with pytest.raises(DamagedError):
+            decode(body[:length])
 
 
-@pytest.mark.parametrize("bit", range(8 * len(GOLDEN)))
-def test_a_flipped_bit(bit: int) -> None:
-    damaged = bytearray(GOLDEN)
-    damaged[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(DamagedError):
-        decode(bytes(damaged))
+@pytest.mark.parametrize("body", [OLD, GOLDEN], ids=["1", "2"])
+def test_a_flipped_bit(body: bytes) -> None:
+    for bit in range(8 * len(body)):
+        damaged = bytearray(body)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DamagedError):
+            decode(bytes(damaged))
 
 
 @pytest.mark.parametrize(
     ("body", "said"),
     [
         (b"", "a body of 0 octets is too short for a header"),
-        (b"WBJ2" + GOLDEN[4:], "the body starts with b'WBJ2', not b'WBJ1'"),
+        (b"WBJ3" + GOLDEN[4:], "the body starts with b'WBJ3', not b'WBJ2'"),
         (GOLDEN + b"\0", f"the body of 4 readings has {len(GOLDEN) + 1} octets"),
         (GOLDEN[:8] + bytes(4) + GOLDEN[12:], "the body's checksum does not match its octets"),
     ],
@@ -169,9 +191,11 @@ def test_what_is_said_of_damage(body: bytes, said: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_octets_are_damaged_or_whole(octets: bytes) -> None:
-    for body in (octets, b"WBJ1" + octets):
-        try:
-            batch = decode(body)
-        except DamagedError:
-            continue
-        assert encode(batch) == body
+    crc = struct.pack("<I", zlib.crc32(octets[4:]))
+    for magic in (b"WBJ1", b"WBJ2"):
+        for body in (octets, magic + octets, magic + octets[:4] + crc + octets[4:]):
+            try:
+                batch = decode(body)
+            except DamagedError:
+                continue
+            assert rows_of(decode(encode(batch))) == rows_of(batch)

@@ -89,18 +89,61 @@ def test_a_part_between_anchors_books_what_the_whole_books(
         assert part.flags.tolist() == expected.flags.tolist()
 
 
+@st.composite
+def small(draw: st.DrawFn) -> Series:
+    """Few low values in rising stretches, so that each of them may decide about others."""
+    stretches = draw(st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=8), max_size=4))
+    value = np.array([value for some in stretches for value in sorted(some)], np.int64)
+    epoch = np.sort(draw(st.lists(st.integers(1, 3), min_size=len(value), max_size=len(value))))
+    time = np.arange(len(value)) * 60 * MINUTE
+    return Series(time, value, epoch.astype(np.uint32), np.zeros(len(value), np.uint16))
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(small(), st.sampled_from([None, 2, 5]), st.sampled_from([None, 8]), st.data())
+def test_no_value_is_too_low_to_be_cut_right(
+    made: Series, power: int | None, modulus: int | None, data: st.DataObject
+) -> None:
+    settled = intervals.settle(made)
+    found = anchors.anchored(settled.time, settled.value, power, [])
+    whole = intervals.curve(settled, modulus=modulus, max_power_w=power)
+    if len(found):
+        assert np.isin(settled.time[found.end], whole.time).all()
+        last = len(settled) - 1
+        low, high = sorted(data.draw(st.tuples(st.integers(0, last), st.integers(0, last))))
+        start, end = int(settled.time[low]), int(settled.time[high])
+        for rows in (
+            anchors.cut(found, settled.time, start, end),
+            anchors.cut(found, settled.time, start, None),
+            anchors.cut(found, settled.time, None, end),
+        ):
+            if rows is not None and low < high:
+                part = intervals.curve(settled.part(rows), modulus=modulus, max_power_w=power)
+                edges = settled.time[low : high + 1]
+                one, other = intervals.slots(part, edges), intervals.slots(whole, edges)
+                assert one.energy.tolist() == other.energy.tolist()
+                assert one.flags.tolist() == other.flags.tolist()
+
+
+def test_a_register_that_rises_every_third_reading_has_anchors() -> None:
+    time = START + np.arange(100) * 1_000
+    found = anchors.anchored(time, 1000 + np.arange(100) // 3, None, [])
+    assert found.end.tolist() == list(range(5, 100))
+    assert (found.end - found.begin).max() <= 5
+
+
 def test_anchors_are_found_in_a_healthy_series_and_not_in_a_silent_one() -> None:
     time = START + np.arange(100) * 15 * MINUTE
     rising, still = 1000 + np.arange(100) * 7, np.full(100, 1000)
-    assert anchors.anchored(time, rising, None, []).tolist() == list(range(4, 100))
-    assert anchors.anchored(time, still, None, []).tolist() == []
+    assert anchors.anchored(time, rising, None, []).end.tolist() == list(range(4, 100))
+    assert anchors.anchored(time, still, None, []).end.tolist() == []
     found = anchors.anchored(time, rising, None, [])
     assert anchors.cut(found, time, int(time[50]), int(time[60])) == slice(50, 65)
     assert anchors.cut(found, time, int(time[3]), None) is None
     assert anchors.cut(found, time, None, int(time[96])) is None
     # Too steep for the meter: nothing is certain.
-    assert anchors.anchored(time, rising, 1, []).tolist() == []
+    assert anchors.anchored(time, rising, 1, []).end.tolist() == []
     # Nothing is certain either where the device was exchanged between two of the five.
     swap = [Replacement(int(time[20]) - 1, 0, 0)]
-    missing = set(range(4, 100)) - set(anchors.anchored(time, rising, None, swap).tolist())
+    missing = set(range(4, 100)) - set(anchors.anchored(time, rising, None, swap).end.tolist())
     assert missing == {20, 21, 22, 23}

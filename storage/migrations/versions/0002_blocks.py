@@ -49,4 +49,11 @@ def upgrade() -> None:
         sa.Column("flags", sa.Integer, nullable=False),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "thinned",
+        sa.Column("meter", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("tier", sa.String(16), primary_key=True),
+        sa.Column("upto_ms", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
     op.add_column("meters", sa.Column("daily_zone", sa.String(64)))
