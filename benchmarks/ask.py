@@ -6,10 +6,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from zoneinfo import ZoneInfo
 
 from benchmarks.collector import Collector
 from benchmarks.load import household, send
 from query.client import Client
+from telemetry import calendar
+
+_LONGEST = 10_000  # ms of one question
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,6 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _questions(now: int) -> dict[str, Callable[[Client, str], object]]:
     day, month = now - 86_400_000, now - 30 * 86_400_000
+    first, last = (str(calendar.local_date(instant, ZoneInfo("UTC"))) for instant in (month, now))
     return {
         "ping": lambda client, _meter: client.ping(),
         "latest": lambda client, meter: client.latest(meter),
@@ -40,14 +45,19 @@ def _questions(now: int) -> dict[str, Callable[[Client, str], object]]:
         "month by day": lambda client, meter: client.history(meter, "day", start_ms=month),
         "total": lambda client, meter: client.total(meter),
         "bill": lambda client, meter: client.bill(meter),
+        "fleet by day": lambda client, _meter: client.fleet(first=first, last=last),
+        "top ten": lambda client, _meter: client.top(10, first=first, last=last),
+        "storage": lambda client, _meter: client.storage(),
     }
 
 
 def _time(
     client: Client, question: Callable[[Client, str], object], times: int, meters: int
 ) -> list[float]:
-    took = []
+    took: list[float] = []
     for number in range(times):
+        if sum(took) > _LONGEST:
+            break
         meter = f"bench-{number * 7919 % meters:07d}"
         began = time.perf_counter()
         question(client, meter)

@@ -34,6 +34,7 @@ class Context:
     """What a command may know besides its arguments."""
 
     now_ms: int
+    ask: Callable[[str], str] | None = None  # a question to the person; None: nobody is there
 
 
 def ping(client: Client, _: argparse.Namespace, __: Context) -> Answer:
@@ -88,6 +89,20 @@ def replace_meter(client: Client, arguments: argparse.Namespace, context: Contex
         arguments.id, time_ms=time_ms, final_wh=arguments.final, initial_wh=arguments.initial
     )
     return answers.meter(replaced)
+
+
+def delete_meter(client: Client, arguments: argparse.Namespace, context: Context) -> Answer:
+    """Remove a meter and every reading of it, once a person has typed its id or said --yes."""
+    meter = client.meter(arguments.id)  # one that is not there is most likely a slip of the pen
+    if not arguments.yes:
+        if context.ask is None:
+            raise values.InputError(
+                f"this removes {meter.id} and every reading of it for ever: say so with --yes"
+            )
+        typed = context.ask(f"This removes {meter.id} and every reading of it for ever. Its id: ")
+        if typed != meter.id:
+            raise values.InputError(f"nothing was removed: {typed!r} is not {meter.id}")
+    return answers.deleted(client.delete(arguments.id))
 
 
 def latest(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
@@ -152,7 +167,7 @@ def bill(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
     return answers.bill(client.bill(arguments.id, at_ms=at_ms))
 
 
-_AnyPage = TypeVar("_AnyPage", m.MeterPage, m.History, m.Values, m.AlertPage)
+_AnyPage = TypeVar("_AnyPage", m.MeterPage, m.History, m.Values, m.AlertPage, m.Fleet)
 
 
 def follow(ask: Callable[[Any], _AnyPage], cursor: object) -> Iterator[_AnyPage]:

@@ -21,15 +21,18 @@ def time_text(ms: int | None, zone: str) -> str | None:
     return None if ms is None else format_instant(ms, ZoneInfo(zone))
 
 
-def _thousands(text: str) -> str:
-    return f"{Decimal(text):,}"
+def thousands(value: str | int) -> str:
+    """A number with its thousands apart."""
+    return f"{Decimal(value):,}"
 
 
-def _moment(text: str) -> str:
+def moment(text: str) -> str:
+    """A time as people write it."""
     return text.replace("T", " ")
 
 
-def _words(words: list[str]) -> str:
+def words_text(words: list[str]) -> str:
+    """Names as words of a sentence."""
     return ", ".join(words).replace("_", " ")
 
 
@@ -41,13 +44,13 @@ def _number(value: Decimal | float) -> str:
     return f"{value:,}"
 
 
-_FLAGS = Column("flags", "notes", _words, drop=1)
+_FLAGS = Column("flags", "notes", words_text, drop=1)
 _ID = Column("id", "meter")
-_START = Column("start", "from", _moment)
+_START = Column("start", "from", moment)
 
 
 def _energy(key: str, title: str, drop: int = 0) -> Column:
-    return Column(key, title, _thousands, right=True, drop=drop)
+    return Column(key, title, thousands, right=True, drop=drop)
 
 
 def pong(reply: m.Pong) -> Answer:
@@ -66,8 +69,8 @@ _METER = (
     _energy("reported_limit_kwh", "its own limit kWh", 6),
     _energy("modulus_kwh", "rolls over at kWh", 8),
     _energy("max_power_kw", "most kW", 7),
-    Column("set", "set by hand", _words, drop=5),
-    Column("created", "since", _moment, drop=9),
+    Column("set", "set by hand", words_text, drop=5),
+    Column("created", "since", moment, drop=9),
 )
 _SETTINGS = ("name", "time_zone", "limit_wh", "price", "modulus_wh", "max_power_w")
 
@@ -106,13 +109,19 @@ def meters(found: Iterable[m.MeterInfo], empty: str) -> Answer:
     return Answer(_METER, map(_meter_record, found), empty=empty)
 
 
+def deleted(reply: m.Deleted) -> Answer:
+    """That a meter is gone; not found if another had been quicker."""
+    record = {"id": reply.id, "deleted": reply.found}
+    return Answer((_ID, Column("deleted", "deleted", _yes)), [record], record, card=True)
+
+
 _LATEST = (
     Column("obis", "OBIS", drop=3),
-    Column("name", "register", lambda name: _words([name])),
+    Column("name", "register", lambda name: words_text([name])),
     Column("value", "value", _number, right=True),
     Column("unit", "unit"),
-    Column("time", "time", _moment, drop=1),
-    Column("flags", "notes", _words, drop=2),
+    Column("time", "time", moment, drop=1),
+    Column("flags", "notes", words_text, drop=2),
 )
 
 
@@ -138,9 +147,9 @@ def latest(reply: m.Latest) -> Answer:
 
 _TOTAL = (
     _ID,
-    Column("kwh", "kWh", _thousands),
+    Column("kwh", "kWh", thousands),
     _START,
-    Column("end", "to", _moment),
+    Column("end", "to", moment),
     _FLAGS,
 )
 
@@ -159,10 +168,10 @@ def total(reply: m.Total) -> Answer:
 
 CURRENT = (
     _ID,
-    Column("kwh", "kWh", _thousands),
+    Column("kwh", "kWh", thousands),
     Column("power_w", "power now, W", _number),
     _START,
-    Column("end", "to", _moment),
+    Column("end", "to", moment),
     _FLAGS,
 )
 
@@ -175,7 +184,7 @@ def current(page: m.History, power_w: Decimal | None) -> Answer:
 
 _HISTORY = (
     _START,
-    Column("end", "to", _moment, drop=2),
+    Column("end", "to", moment, drop=2),
     _energy("kwh", "kWh"),
     _FLAGS,
 )
@@ -200,7 +209,7 @@ def _slots(pages: Iterable[m.History]) -> Iterator[Record]:
 
 
 _VALUES = (
-    Column("time", "time", _moment),
+    Column("time", "time", moment),
     Column("value", "value", _number, right=True),
     Column("unit", "unit", drop=1),
 )
@@ -225,13 +234,13 @@ def _readings(pages: Iterable[m.Values]) -> Iterator[Record]:
 _ALERTS = (
     Column("number", "no.", right=True, drop=5),
     _ID,
-    Column("kind", "kind", lambda kind: _words([kind]), drop=4),
-    Column("time", "time", _moment),
-    Column("period_start", "billed since", _moment, drop=6),
+    Column("kind", "kind", lambda kind: words_text([kind]), drop=4),
+    Column("time", "time", moment),
+    Column("period_start", "billed since", moment, drop=6),
     _energy("kwh", "kWh"),
     _energy("limit_kwh", "limit kWh", 1),
     Column("late", "late", _yes, drop=3),
-    Column("raised", "raised", _moment, drop=7),
+    Column("raised", "raised", moment, drop=7),
 )
 
 
@@ -286,9 +295,9 @@ def bill(reply: m.Bill) -> Answer:
     columns = (
         _ID,
         _START,
-        Column("end", "to", _moment),
-        Column("kwh", "kWh", _thousands),
-        Column("estimated_kwh", "of that estimated", _thousands),
+        Column("end", "to", moment),
+        Column("kwh", "kWh", thousands),
+        Column("estimated_kwh", "of that estimated", thousands),
         Column("complete", "complete", _yes),
         Column("price", "price a kWh", show),
         Column("currency", ""),

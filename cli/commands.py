@@ -11,16 +11,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
-
-from cli import actions, render, values
+from cli import actions, fleet, render, values
 from cli.actions import Context
-from cli.parsing import Argument, Completes, Entry, Parser, build
+from cli.arguments import (
+    ANY_ID,
+    AT,
+    BY,
+    DAYS,
+    ID,
+    NEW_ID,
+    PREFIX,
+    RANGE,
+    REGISTER,
+    SETTINGS,
+    STEP,
+    TOP,
+    YES,
+)
+from cli.parsing import Argument, Entry, Parser, build
 from cli.render import Answer, Style
-from query import messages as m
 from query.client import DEFAULT_ENDPOINT, Client
 from query.transport import BusError
-from telemetry.calendar import Step
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -41,54 +52,6 @@ class Command(Entry):
     run: Callable[[Client, argparse.Namespace, Context], Answer]
 
 
-_ID = Argument(("id",), "the meter's id", values.meter, completes=Completes.METER)
-_ANY_ID = Argument(
-    ("id",), "of this meter only", values.meter, completes=Completes.METER, optional=True
-)
-_NEW_ID = Argument(("id",), "the new meter's id", values.meter)
-_PREFIX = Argument(
-    ("prefix",), "how their ids start", default="", completes=Completes.METER, optional=True
-)
-_AT = "a local time of the meter, such as 2024-03-31T18:00, or one with an offset"
-_RANGE = (
-    Argument(("--from",), f"from this time on: {_AT}", metavar="TIME"),
-    Argument(("--to",), "up to this time, which is not included", metavar="TIME"),
-)
-_STEP = Argument(
-    ("--step",),
-    "a row a day (the default), month, hour, 15m, or raw: a row between readings",
-    default=Step.DAY.value,
-    choices=tuple(Step),
-)
-_REGISTER = Argument(
-    ("--register",),
-    "the register's name or OBIS code (default: energy_import)",
-    values.register,
-    "NAME",
-    m.ENERGY,
-    completes=Completes.REGISTER,
-)
-
-
-def _setting(
-    flag: str,
-    help: str,
-    parse: Callable[[str], object],
-    metavar: str,
-    completes: Completes = Completes.NOTHING,
-) -> Argument:
-    return Argument((flag,), help, values.setting(parse), metavar, UNSET, completes=completes)
-
-
-_SETTINGS = (
-    _setting("--time-zone", "the zone of its days and bills", values.zone, "ZONE", Completes.ZONE),
-    _setting("--name", "a name for people", str, "NAME"),
-    _setting("--limit", "alert when a bill's period uses more", values.kwh, "KWH"),
-    _setting("--price", "what a kWh costs, such as 0.50", values.price, "P"),
-    _setting("--modulus", "where its register rolls over to 0", values.kwh, "KWH"),
-    _setting("--max-power", "the most power it can carry", values.kilowatts, "KW"),
-)
-
 COMMANDS = (
     Command(
         "ping",
@@ -107,21 +70,21 @@ COMMANDS = (
     Command(
         "meters",
         "List the meters, or those whose ids start with PREFIX.",
-        (_PREFIX,),
+        (PREFIX,),
         ("meters", "meters kit", "meters --csv"),
         run=actions.meters,
     ),
     Command(
         "meters show",
         "Show what is registered of a meter.",
-        (_ID,),
+        (ID,),
         ("meters show kitchen",),
         run=actions.show_meter,
     ),
     Command(
         "meters add",
         "Register a meter, before or after its first reading.",
-        (_NEW_ID, *_SETTINGS),
+        (NEW_ID, *SETTINGS),
         (
             "meters add kitchen --time-zone America/Sao_Paulo",
             "meters add kitchen --name 'The kitchen' --limit 500 --price 0.50",
@@ -131,7 +94,7 @@ COMMANDS = (
     Command(
         "meters set",
         'Set something of a meter; the value "default" takes a setting back.',
-        (_ID, *_SETTINGS),
+        (ID, *SETTINGS),
         ("meters set kitchen --limit 250.5", "meters set kitchen --price default"),
         run=actions.set_meter,
     ),
@@ -139,34 +102,41 @@ COMMANDS = (
         "meters replace",
         "Say that the device was exchanged, and what the old and the new one showed then.",
         (
-            _ID,
+            ID,
             Argument(("--final",), "the old one's last register", values.kwh, "KWH", required=True),
             Argument(
                 ("--initial",), "the new one's first register", values.kwh, "KWH", required=True
             ),
-            Argument(("--at",), f"when (default: now): {_AT}", metavar="TIME"),
+            Argument(("--at",), f"when (default: now): {AT}", metavar="TIME"),
         ),
         ("meters replace kitchen --final 10234.5 --initial 0 --at 2024-03-31T18:00",),
         run=actions.replace_meter,
     ),
     Command(
+        "meters delete",
+        "Remove a meter and every reading of it, for ever.",
+        (ID, YES),
+        ("meters delete kitchen", "meters delete kitchen --yes"),
+        run=actions.delete_meter,
+    ),
+    Command(
         "latest",
         "Show the newest reading of each register.",
-        (_ID,),
+        (ID,),
         ("latest kitchen", "latest kitchen --json"),
         run=actions.latest,
     ),
     Command(
         "total",
         "Show how much was consumed, in all or in a range.",
-        (_ID, *_RANGE),
+        (ID, *RANGE),
         ("total kitchen", "total kitchen --from 2024-03-01 --to 2024-04-01 --json"),
         run=actions.total,
     ),
     Command(
         "history",
         "Show how much was consumed, slot by slot.",
-        (_ID, _STEP, *_RANGE),
+        (ID, STEP, *RANGE),
         (
             "history kitchen",
             "history kitchen --step month",
@@ -177,14 +147,14 @@ COMMANDS = (
     Command(
         "readings",
         "Show what a register showed, reading by reading.",
-        (_ID, _REGISTER, *_RANGE),
+        (ID, REGISTER, *RANGE),
         ("readings kitchen --from 2024-03-31", "readings kitchen --register voltage_l1 --csv"),
         run=actions.readings,
     ),
     Command(
         "alerts",
         "List the alerts, the last raised first.",
-        (_ANY_ID,),
+        (ANY_ID,),
         ("alerts", "alerts kitchen --json"),
         run=actions.alerts,
     ),
@@ -192,12 +162,37 @@ COMMANDS = (
         "bill",
         "Show the bill of the current period, or of another one.",
         (
-            _ID,
+            ID,
             Argument(("--month",), "the period that begins in this month", values.month, "YYYY-MM"),
-            Argument(("--at",), f"the period with this time: {_AT}", metavar="TIME"),
+            Argument(("--at",), f"the period with this time: {AT}", metavar="TIME"),
         ),
         ("bill kitchen", "bill kitchen --month 2024-03 --json"),
         run=actions.bill,
+    ),
+    Command(
+        "fleet",
+        "Show how much all meters consumed together, day by day.",
+        (BY, *DAYS),
+        (
+            "fleet",
+            "fleet --by month --from 2024-01-01 --to 2025-01-01",
+            "fleet --prefix site-7/ --from 2024-03-01 --csv",
+        ),
+        run=fleet.fleet,
+    ),
+    Command(
+        "top",
+        "Show the meters that consumed the most.",
+        (TOP, *DAYS),
+        ("top", "top 20 --from 2024-03-01 --to 2024-04-01", "top 3 --prefix site-7/ --json"),
+        run=fleet.top,
+    ),
+    Command(
+        "storage",
+        "Show what is stored, how large it is, and what will be thinned next.",
+        (),
+        ("storage", "storage --json"),
+        run=fleet.storage,
     ),
 )
 
@@ -256,9 +251,21 @@ def perform(
     more: Callable[[], bool] | None = None,
 ) -> None:
     """Run a command and write its answer as the arguments say. Raises as ``Command.run`` does."""
-    answer = command.run(client, arguments, Context(time.time_ns() // 1_000_000))
+    context = Context(
+        time.time_ns() // 1_000_000, _ask if sys.stdin and sys.stdin.isatty() else None
+    )
+    answer = command.run(client, arguments, context)
     style = Style.JSON if arguments.json else Style.CSV if arguments.csv else Style.PEOPLE
     render.write(answer, style, sys.stdout, more)
+
+
+def _ask(question: str) -> str:
+    """What a person types; the question is no part of the output."""
+    print(question, end="", file=sys.stderr, flush=True)
+    try:
+        return input().strip()
+    except EOFError:
+        return ""
 
 
 def guarded(action: Callable[[], None]) -> int:

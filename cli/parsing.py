@@ -23,7 +23,7 @@ class Completes(Enum):
 class Argument:
     """One argument: an option if its flags start with a dash, else a value by its place.
 
-    A switch is an option without a value; the switches of a command exclude each other.
+    A switch is an option without a value; those that commands have in common exclude each other.
     """
 
     flags: tuple[str, ...]
@@ -103,8 +103,10 @@ def build(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    for argument in (*entry.arguments, *more):
+        add(parser, argument)
     switches = parser.add_mutually_exclusive_group()
-    for argument in (*entry.arguments, *more, *entry.common):
+    for argument in entry.common:
         add(switches if argument.switch else parser, argument)
     return parser
 

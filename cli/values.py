@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import TypeVar
@@ -19,6 +20,7 @@ DEFAULT = "default"  # typed for a setting, it takes the setting back
 LONGEST_TIMEOUT = 3600.0
 
 _DECIMAL = re.compile(r"[0-9]{1,16}(\.[0-9]{1,16})?")
+_COUNT = re.compile(r"[1-9][0-9]{0,2}|1000")
 _MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
 _MOST_THOUSANDTHS = 10**15
 _T = TypeVar("_T")
@@ -85,6 +87,24 @@ def month(text: str) -> tuple[int, int]:
     if not found or not 1 <= int(found[2]) <= 12 or not 1 < int(found[1]) < 9998:
         raise InputError(f"{text!r} is no month: write year and month, such as 2024-03")
     return int(found[1]), int(found[2])
+
+
+def day(text: str) -> date:
+    """A day such as 2024-03-31. Raises InputError."""
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        found = date.min
+    if not 1900 <= found.year < 2200:
+        raise InputError(f"{text!r} is no day: write year, month and day, such as 2024-03-31")
+    return found
+
+
+def count(text: str) -> int:
+    """How many of something. Raises InputError."""
+    if not _COUNT.fullmatch(text):
+        raise InputError(f"{text!r} is no number of meters: write one from 1 to 1000")
+    return int(text)
 
 
 def last_instant(of: tuple[int, int], zone: ZoneInfo) -> int:

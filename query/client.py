@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from query import messages as m
 from query.transport import BusError, Connection
-from storage.changes import ChangeMeter, ReplaceMeter
+from storage.changes import ChangeMeter, DeleteMeter, ReplaceMeter
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5002"
 Expected = TypeVar("Expected", bound=m.Reply)
@@ -126,6 +126,39 @@ class Client:
         """The bill of the period with the instant, without one that with the last reading."""
         return self._ask(m.GetBill(id=id, at_ms=at_ms), m.Bill)
 
+    def fleet(
+        self,
+        by: str = "day",
+        *,
+        first: str | None = None,
+        last: str | None = None,
+        prefix: str = "",
+        most: int = 1000,
+    ) -> m.Fleet:
+        """One page of the energy of all meters together, by day or month.
+
+        ``first`` and ``last`` (included) are days such as 2026-01-31; without them it is the
+        current month. ``prefix`` is how the meters' ids start.
+        """
+        return self._ask(
+            m.GetFleet(by=by, first=first, last=last, prefix=prefix, most=most), m.Fleet
+        )
+
+    def top(
+        self,
+        most: int = 10,
+        *,
+        first: str | None = None,
+        last: str | None = None,
+        prefix: str = "",
+    ) -> m.Top:
+        """The meters with the most energy in a range of days, as in ``fleet``."""
+        return self._ask(m.GetTop(most=most, first=first, last=last, prefix=prefix), m.Top)
+
+    def storage(self) -> m.Storage:
+        """What is stored, how large it is, and what will be thinned next."""
+        return self._ask(m.GetStorage(), m.Storage)
+
     def register(
         self,
         id: str,
@@ -188,6 +221,10 @@ class Client:
         return self._change(
             ReplaceMeter(id=id, time_ms=time_ms, final_wh=final_wh, initial_wh=initial_wh)
         )
+
+    def delete(self, id: str) -> m.Deleted:
+        """Remove a meter and everything that is stored of it; that there is none is no error."""
+        return self._ask(m.Change(change=DeleteMeter(id=id)), m.Deleted)
 
     def _change(self, change: ChangeMeter | ReplaceMeter) -> m.MeterInfo:
         return self._ask(m.Change(change=change), m.MeterInfo)

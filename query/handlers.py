@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from query import billing
+from query import billing, fleet
 from query import messages as m
+from query.asking import Answers, find_meter, flag_names, page_size
 from query.transport import BusError
 from storage.defaults import Defaults
 from storage.energy import REGISTER, energy_curve
 from storage.meters import Meter
-from storage.queries import Reader, UnknownMeterError
 from telemetry import calendar, intervals
 from telemetry.calendar import DAY_MS, HOUR_MS, QUARTER_MS, Step
 from telemetry.intervals import Curve, Flag
@@ -30,14 +30,6 @@ _LONGEST = {
     Step.DAY: 2 * DAY_MS,
     Step.MONTH: 33 * DAY_MS,
 }
-
-
-class Answers(NamedTuple):
-    """What an answer is made from."""
-
-    reader: Reader
-    defaults: Defaults
-    version: str
 
 
 def answer(request: m.AnyRequest, source: Answers) -> m.Reply:
@@ -68,18 +60,18 @@ def _ping(_request: m.Ping, source: Answers) -> m.Pong:
 
 
 def _list_meters(request: m.ListMeters, source: Answers) -> m.MeterPage:
-    most = _page(request.most)
+    most = page_size(request.most)
     found = source.reader.meters(request.prefix, request.after, most + 1)
     infos = [meter_info(meter, source.defaults) for meter in found[:most]]
     return m.MeterPage(meters=infos, next=infos[-1].id if len(found) > most else None)
 
 
 def _get_meter(request: m.GetMeter, source: Answers) -> m.MeterInfo:
-    return meter_info(_meter(source, request.id), source.defaults)
+    return meter_info(find_meter(source, request.id), source.defaults)
 
 
 def _get_latest(request: m.GetLatest, source: Answers) -> m.Latest:
-    meter = _meter(source, request.id)
+    meter = find_meter(source, request.id)
     registers = []
     for code, time_ms, raw, status in source.reader.latest(meter):
         register = BY_CODE[code]
@@ -104,13 +96,13 @@ def _status_names(status: int) -> list[str]:
 
 
 def _get_history(request: m.GetHistory, source: Answers) -> m.History:
-    most = _page(request.most)
+    most = page_size(request.most)
     try:
         step = Step(request.step)
     except ValueError:
         steps = ", ".join(Step)
         raise BusError("bad_request", f"step is one of {steps}, not {request.step!r}") from None
-    meter = _meter(source, request.id)
+    meter = find_meter(source, request.id)
     start, end = _range(request.start_ms, request.end_ms, *_extent(source, meter))
     if step is Step.RAW:
         curve, bounds, flags = _between_readings(source, meter, start, end, most)
@@ -133,7 +125,7 @@ def _get_history(request: m.GetHistory, source: Answers) -> m.History:
         start_ms=starts[:most].tolist(),
         end_ms=ends[:most].tolist(),
         wh=wh[:most].tolist(),
-        flags=_flag_names(flags[:most]),
+        flags=flag_names(flags[:most]),
         next=more,
     )
 
@@ -183,11 +175,11 @@ def _within(edges: Int64s, start: int | None, end: int | None) -> Int64s:
 
 
 def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
-    most = _page(request.most)
+    most = page_size(request.most)
     register = BY_NAME.get(request.register)
     if register is None:
         raise BusError("bad_request", f"there is no register {request.register!r}")
-    meter = _meter(source, request.id)
+    meter = find_meter(source, request.id)
     reader = source.reader
     start, end = _instant("start_ms", request.start_ms), _instant("end_ms", request.end_ms)
     oldest, newest = reader.oldest(meter, register), reader.newest(meter, register)
@@ -213,7 +205,7 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
 
 
 def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
-    meter = _meter(source, request.id)
+    meter = find_meter(source, request.id)
     start, end = _range(request.start_ms, request.end_ms, *_extent(source, meter))
     curve = energy_curve(source.reader, meter, start, end)
     if request.end_ms is None and len(curve.time):
@@ -226,15 +218,15 @@ def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
         wh=int(slots.energy[0]),
         start_ms=None if empty else max(start, int(curve.time[0])),
         end_ms=None if empty else min(end, int(curve.time[-1])),
-        flags=_flag_names(slots.flags)[0],
+        flags=flag_names(slots.flags)[0],
     )
 
 
 def _list_alerts(request: m.ListAlerts, source: Answers) -> m.AlertPage:
-    most = _page(request.most)
+    most = page_size(request.most)
     if request.before is not None and not 0 <= request.before < 2**63:
         raise BusError("bad_request", "before is the number of an alert")
-    meter = None if request.id is None else _meter(source, request.id)
+    meter = None if request.id is None else find_meter(source, request.id)
     rows = source.reader.alerts(meter, request.before, most + 1)
     alerts = [_alert(row._mapping, source) for row in rows[:most]]
     return m.AlertPage(alerts=alerts, next=alerts[-1].number if len(rows) > most else None)
@@ -247,7 +239,7 @@ def _alert(row: Any, source: Answers) -> m.Alert:
 
 
 def _get_bill(request: m.GetBill, source: Answers) -> m.Bill:
-    meter, defaults = _meter(source, request.id), source.defaults
+    meter, defaults = find_meter(source, request.id), source.defaults
     at = _instant("at_ms", request.at_ms)
     if at is None:
         newest = source.reader.newest(meter, REGISTER)
@@ -296,22 +288,10 @@ _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
     m.GetTotal: _get_total,
     m.ListAlerts: _list_alerts,
     m.GetBill: _get_bill,
+    m.GetFleet: fleet.get_fleet,
+    m.GetTop: fleet.get_top,
+    m.GetStorage: fleet.get_storage,
 }
-
-
-def _meter(source: Answers, name: str) -> Meter:
-    try:
-        return source.reader.meter(name)
-    except UnknownMeterError as error:
-        raise BusError("unknown_meter", str(error)) from None
-    except ValueError as error:
-        raise BusError("bad_request", str(error)) from None
-
-
-def _page(most: int) -> int:
-    if not 1 <= most <= m.MOST_ROWS:
-        raise BusError("bad_request", f"most is 1 to {m.MOST_ROWS}, not {most}")
-    return most
 
 
 def _instant(field: str, instant: int | None) -> int | None:
@@ -334,8 +314,3 @@ def _range(
     start = first if start is None else max(start, first)
     start = start if end is None else min(start, end - 1)
     return start, max(last, start + 1) if end is None else end
-
-
-def _flag_names(flags: UInt16s) -> list[list[str]]:
-    names = {flag: intervals.names(flag) for flag in np.unique(flags).tolist()}
-    return [names[flag] for flag in flags.tolist()]

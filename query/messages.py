@@ -11,10 +11,11 @@ from typing import ClassVar
 
 import msgspec
 
-from storage.changes import ChangeMeter, ReplaceMeter
+from storage.changes import ChangeMeter, DeleteMeter, ReplaceMeter
 
 PROTOCOL = 1
 MOST_ROWS = 10_000  # a page of anything has at most so many
+MOST_TOP = 1000
 ENERGY = "1-0:1.8.0"  # active energy import: what history, totals and bills are made of
 
 
@@ -302,11 +303,104 @@ class GetBill(Request, tag="get_bill", frozen=True):
     at_ms: int | None = None
 
 
+class Fleet(Reply, tag="fleet", frozen=True):
+    """Energy of many meters together, by local day or month, as columns of one length.
+
+    ``period`` is 2026-01-31 or 2026-01. ``next`` is what to send as ``first`` for more.
+    """
+
+    by: str
+    period: list[str]
+    wh: list[int]
+    meters: list[int]
+    flags: list[list[str]]
+    next: str | None
+
+
+class GetFleet(Request, tag="get_fleet", frozen=True):
+    """How much did all meters consume, by day or month, from ``first`` to ``last`` included?"""
+
+    reply = Fleet
+    by: str = "day"
+    first: str | None = None
+    last: str | None = None
+    prefix: str = ""
+    most: int = 1000
+
+
+class TopMeter(Reply, frozen=True):
+    """A meter's energy, and its share of that of all meters."""
+
+    id: str
+    name: str | None
+    wh: int
+    share_ppm: int
+
+
+class Top(Reply, tag="top", frozen=True):
+    """The meters with the most energy in [first, last]; ``wh`` and ``meters`` are of all."""
+
+    first: str
+    last: str
+    wh: int
+    meters: int
+    top: list[TopMeter]
+
+
+class GetTop(Request, tag="get_top", frozen=True):
+    """Which meters consumed the most from ``first`` to ``last``?"""
+
+    reply = Top
+    most: int = 10
+    first: str | None = None
+    last: str | None = None
+    prefix: str = ""
+
+
+class Thinning(Reply, frozen=True):
+    """A step of the ladder of ages: what it keeps of older readings, and what it will do next."""
+
+    keep: str
+    age_ms: int
+    meters: int
+    waiting: int
+    from_ms: int | None
+    next_ms: int | None
+
+
+class Storage(Reply, tag="storage", frozen=True):
+    """What is stored, and how large it is."""
+
+    octets: int
+    meters: int
+    sealed: int  # values in blocks
+    unsealed: int  # values in the journal
+    octets_a_value: float | None
+    journal_rows: int
+    blocks: int
+    oldest_ms: int | None
+    newest_ms: int | None
+    retention: list[Thinning]
+
+
+class GetStorage(Request, tag="get_storage", frozen=True):
+    """What is stored, and what will be thinned next?"""
+
+    reply = Storage
+
+
+class Deleted(Reply, tag="deleted", frozen=True):
+    """No meter has this id any more; ``found`` says whether one had it just now."""
+
+    id: str
+    found: bool
+
+
 class Change(Request, tag="change", frozen=True):
-    """Set what is given of a meter, and with ``add`` make it first if it is new."""
+    """Change the registry; a DeleteMeter is answered by Deleted."""
 
     reply = MeterInfo
-    change: ChangeMeter | ReplaceMeter
+    change: ChangeMeter | ReplaceMeter | DeleteMeter
 
 
 class Failure(Reply, tag="error", frozen=True):
@@ -327,6 +421,9 @@ AnyRequest = (
     | GetTotal
     | ListAlerts
     | GetBill
+    | GetFleet
+    | GetTop
+    | GetStorage
     | Change
 )
 AnyReply = (
@@ -340,5 +437,9 @@ AnyReply = (
     | Total
     | AlertPage
     | Bill
+    | Fleet
+    | Top
+    | Storage
+    | Deleted
     | Failure
 )

@@ -15,10 +15,11 @@ import zmq
 from sqlalchemy.exc import DBAPIError
 
 from query import messages as m
-from query.handlers import Answers, answer, meter_info
+from query.asking import Answers
+from query.handlers import answer, meter_info
 from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError, listen
 from storage import handover
-from storage.changes import ChangeRefusedError, check
+from storage.changes import ChangeRefusedError, DeleteMeter, check
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, reason
 from storage.queries import Reader
@@ -136,7 +137,8 @@ class Service:
             self._forward(asker, request, handover.STATUS, b"")
             return None
         with self._snapshot() as reader:
-            return answer(request, Answers(reader, self._defaults, self._version))
+            now = int(time.time() * 1000)
+            return answer(request, Answers(reader, self._defaults, self._version, now))
 
     def _forward(
         self, asker: _Asker, request: m.GetStatus | m.Change, kind: bytes, body: bytes
@@ -164,6 +166,8 @@ class Service:
             return self._status(msgspec.convert(told, m.WriterStatus))
         if "error" in told:
             raise BusError(told["error"]["code"], told["error"]["message"])
+        if isinstance(request.change, DeleteMeter):
+            return m.Deleted(id=request.change.id, found=told["found"])
         with self._snapshot() as reader:
             return meter_info(reader.by_number(told["number"]), self._defaults)
 

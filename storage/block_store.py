@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import blocks, history, schema
@@ -121,9 +120,10 @@ class BlockStore:
                 parts.append(blocks.decode(body))
             except DamagedError as error:
                 raise history.damaged(number, error) from None
-        merged = Stored.concatenate(parts)
-        merged = merged.take(np.argsort(_near(merged.meter), kind="stable"))
-        shift = finest(merged, group[0], _LEAST)
+        merged = by_meter(Stored.concatenate(parts))
+        meters = merged.meter[blocks.changes(merged.meter)[:-1]]
+        registers = int(np.count_nonzero(np.bincount(merged.register)))
+        shift = finest(meters, len(merged) // registers, group[0], _LEAST)
         arranged = [blocks.arrange(own) for own in by_group(merged, shift)]
         connection.execute(_TABLE.delete().where(_TABLE.c.id.in_(numbers)))
         before = sum(len(part) for part in parts)
@@ -134,31 +134,29 @@ class BlockStore:
         return reached
 
 
-def finest(stored: Stored, coarsest: int, least: int) -> int:
+def finest(numbers: UInt32s, readings: int, coarsest: int, least: int) -> int:
     """The finest shift, not above ``coarsest``, that leaves ``least`` readings a group or more.
 
-    The readings come by meter; a reading is the values of all registers of an instant.
+    ``numbers`` are those of the meters, ascending; a reading is the values of all registers.
     """
-    bounds = blocks.changes(stored.meter)
-    numbers = stored.meter[bounds[:-1]]
-    registers = int(np.count_nonzero(np.bincount(stored.register)))
-    enough = max(1, len(stored) // registers // least)
+    enough = max(1, readings // least)
     shift = 0
     while shift < coarsest and len(blocks.changes(numbers >> np.uint32(shift))) - 1 > enough:
         shift += 1
     return shift
 
 
+def by_meter(stored: Stored) -> Stored:
+    """The readings by meter, those of a meter in the order in which they were."""
+    if (stored.meter[1:] >= stored.meter[:-1]).all():
+        return stored
+    return stored.take(np.argsort(blocks.near(stored.meter), kind="stable"))
+
+
 def by_group(stored: Stored, shift: int) -> list[Stored]:
     """Readings that come by meter, as one part for each group."""
     bounds = blocks.changes(stored.meter >> np.uint32(shift)).tolist()
     return [stored.take(slice(start, end)) for start, end in pairwise(bounds)]
-
-
-def _near(meter: UInt32s) -> npt.NDArray[Any]:
-    """Numbers in the same order, in sixteen bits if they fit: those are sorted quicker."""
-    numbers: npt.NDArray[Any] = meter - meter.min()
-    return numbers.astype(np.uint16) if numbers.max() < 1 << 16 else numbers
 
 
 def _lasting(part: Stored, shift: int, effort: int) -> bool:

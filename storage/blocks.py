@@ -98,11 +98,7 @@ NOTHING = Stored(
 def arrange(stored: Stored) -> Stored:
     """The readings by register, meter and time, of one instant by acceptance, repeats once."""
     if not _arranged(stored):
-        # Sixteen bits are sorted by radix, many times quicker.
-        numbers = stored.meter - stored.meter.min()
-        if numbers.max() < 1 << 16:
-            numbers = numbers.astype(np.uint16)
-        order = np.argsort(numbers, kind="stable")
+        order = np.argsort(near(stored.meter), kind="stable")
         stored = stored.take(order[np.argsort(stored.register[order], kind="stable")])
         if not _arranged(stored):
             stored = stored.take(np.lexsort((stored.late, stored.time, stored.series)))
@@ -114,6 +110,12 @@ def arrange(stored: Stored) -> Stored:
         same &= stored.epoch[1:] >= stored.epoch[:-1]
         stored = stored.take(np.append(True, ~same))
     return stored
+
+
+def near(meter: UInt32s) -> npt.NDArray[Any]:
+    """Numbers in the same order, in sixteen bits if they fit: those are sorted by radix."""
+    numbers: npt.NDArray[Any] = meter - meter.min()
+    return numbers.astype(np.uint16) if numbers.max() < 1 << 16 else numbers
 
 
 def _arranged(stored: Stored) -> bool:

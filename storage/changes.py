@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
+from telemetry import meter_id
+
 
 class ChangeMeter(msgspec.Struct, tag="change_meter", frozen=True, omit_defaults=True):
     """Set what is given of a meter. ``add`` makes the meter if it is not there yet.
@@ -33,7 +35,13 @@ class ReplaceMeter(msgspec.Struct, tag="replace_meter", frozen=True):
     initial_wh: int
 
 
-Change = ChangeMeter | ReplaceMeter
+class DeleteMeter(msgspec.Struct, tag="delete_meter", frozen=True):
+    """Remove the meter and everything that is stored of it; nothing to do if there is none."""
+
+    id: str
+
+
+Change = ChangeMeter | ReplaceMeter | DeleteMeter
 
 
 class ChangeRefusedError(Exception):
@@ -50,6 +58,9 @@ _LONGEST_NAME = 200
 
 def check(change: Change) -> None:
     """Raise ChangeRefusedError for a setting that makes no sense; the message says what would."""
+    if isinstance(change, DeleteMeter):
+        _is_id(change.id)
+        return
     if isinstance(change, ReplaceMeter):
         _whole("final", change.final_wh, 0)
         _whole("initial", change.initial_wh, 0)
@@ -69,6 +80,13 @@ def check(change: Change) -> None:
         )
     if isinstance(change.price, Decimal) and not _is_price(change.price):
         raise _refused("a price is a decimal from 0 to 1000000 with at most 8 places")
+
+
+def _is_id(id: str) -> None:
+    try:
+        meter_id.to_octets(id)
+    except ValueError as error:
+        raise _refused(str(error)) from None
 
 
 def _whole(setting: str, value: int, least: int) -> None:

@@ -20,6 +20,11 @@ class Defaults:
     currency: str = "R$"
     billing_day: int = 1
 
+    @property
+    def own_zone(self) -> ZoneInfo:
+        """The zone of the collector itself."""
+        return ZoneInfo(self.time_zone)
+
     def zone(self, meter: Meter) -> ZoneInfo:
         """The zone whose days and months are the meter's."""
         return ZoneInfo(meter.time_zone or self.time_zone)

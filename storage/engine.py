@@ -28,8 +28,10 @@ __all__ = [
     "Database",
     "StorageError",
     "UnavailableError",
+    "begin_snapshot",
     "close_writer",
     "database_path",
+    "end_snapshot",
     "give_back",
     "keep_number",
     "kept_number",
@@ -40,6 +42,7 @@ __all__ = [
     "place",
     "prepare",
     "reason",
+    "truncate_log",
 ]
 
 # How long a new writer waits for the lock of one that has just ended.
@@ -128,6 +131,32 @@ def open_reader(database: Database, *, older: bool = False, connect: bool = True
             ) from None
         raise _explained(error, database) from error
     return engine
+
+
+def truncate_log(engine: Engine) -> bool:
+    """Have what was overwritten leave the log; False while a reader still needs it: try later."""
+    return engine.dialect.name != "sqlite" or sqlite.truncate_log(engine)
+
+
+def begin_snapshot(connection: sa.Connection) -> int | None:
+    """Begin a reader's transaction, which sees the database as it is now until its end.
+
+    Answers a number that differs from that of the connection's last snapshot if anything was
+    committed since; None where nobody knows.
+    """
+    if connection.dialect.name == "sqlite":
+        return sqlite.begin_snapshot(connection)
+    connection.begin()
+    return None
+
+
+def end_snapshot(connection: sa.Connection) -> bool:
+    """End it; whether the connection is good for the next one, else it is closed."""
+    if connection.dialect.name == "sqlite":
+        sqlite.end_snapshot(connection)
+        return True
+    connection.close()  # the pool looks before each use whether the server has cut it off
+    return False
 
 
 def octets(database: Database, connection: sa.Connection) -> int:

@@ -12,6 +12,7 @@ from storage import blocks, schema
 from storage.blocks import NOTHING, Stored
 from storage.engine import StorageError
 from storage.journal import DamagedError
+from storage.prepared import Prepared
 from storage.watermark import Watermark
 
 _NEVER, _ALWAYS = -(2**63), 2**63 - 1
@@ -19,17 +20,19 @@ _BLOCKS = schema.blocks.c
 
 
 @lru_cache(maxsize=64)
-def _of_groups(shifts: tuple[int, ...]) -> sa.CompoundSelect[Any]:
+def _of_groups(shifts: tuple[int, ...]) -> Prepared:
     """The blocks of one group of each shift that touch a time; groups named g<shift>."""
-    return sa.union_all(
-        *(
-            sa.select(_BLOCKS.id, _BLOCKS.body).where(
-                _BLOCKS.shift == shift,
-                _BLOCKS.grp == sa.bindparam(f"g{shift}"),
-                _BLOCKS.first_ms <= sa.bindparam("end"),
-                _BLOCKS.last_ms >= sa.bindparam("start"),
+    return Prepared(
+        sa.union_all(
+            *(
+                sa.select(_BLOCKS.id, _BLOCKS.body).where(
+                    _BLOCKS.shift == shift,
+                    _BLOCKS.grp == sa.bindparam(f"g{shift}"),
+                    _BLOCKS.first_ms <= sa.bindparam("end"),
+                    _BLOCKS.last_ms >= sa.bindparam("start"),
+                )
+                for shift in shifts
             )
-            for shift in shifts
         )
     )
 
@@ -53,7 +56,7 @@ def series(
     values["start"] = _NEVER if start_ms is None else start_ms
     values["end"] = _ALWAYS if end_ms is None else end_ms
     found = []
-    for number, body in connection.execute(_of_groups(shifts), values):
+    for number, body in _of_groups(shifts).rows(connection, **values):
         try:
             part = blocks.series(body, meter, code)
         except DamagedError as error:

@@ -50,6 +50,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.time)
 
+    def without(self, meter: int) -> Batch:
+        """The readings of all other meters."""
+        others = self.meter != meter
+        return Batch(*(getattr(self, name)[others] for name in _COLUMNS))
+
     @property
     def series(self) -> UInt64s:
         """The sort key: meter and register in one number (see ``series_key``)."""

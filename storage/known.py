@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from storage import journal, meters, schema, watermark
+from storage import deletion, journal, meters, schema, watermark
 from storage.meter_index import UNKNOWN, MeterIndex, runs
 from telemetry import meter_id
 from telemetry.readings import Int64s, Readings, UInt32s, UInt64s
@@ -44,7 +44,9 @@ class Known:
             numbers = np.array([number for number, *_ in known], np.int64)
             self._index.add(keys[0::2].copy(), keys[1::2].copy(), numbers)
         self.limits = {number: limit for number, _, limit in known if limit is not None}
-        self.next_meter = 1 + max((number for number, *_ in known), default=0)
+        self.next_meter = 1 + max(
+            deletion.highest(connection), *(number for number, *_ in known), 0
+        )
         self.next = following
         return True
 
@@ -83,6 +85,11 @@ class Known:
         self.next_meter += len(new.number)
         self.next += 1
         self.limits.update(limits)
+
+    def deleted(self, number: int) -> None:
+        """A meter was deleted: if it sends again it is a new one."""
+        self._index.remove(number)
+        self.limits.pop(number, None)
 
     def registered(self, octets: bytes) -> None:
         """The next meter was registered by hand."""

@@ -70,10 +70,8 @@ class Newest:
 
 
 def mark_late(part: Stored, newest: Newest) -> Stored:
-    """Readings that are all marked late, by meter and acceptance: only those still that were."""
-    series = part.series
-    order = np.argsort(series, kind="stable")
-    series, time = series[order], part.time[order]
+    """Readings that are all marked late, by series and acceptance: only those still that were."""
+    series, time = part.series, part.time
     same = series[1:] == series[:-1]
     late = time <= newest.before(series)
     if (same & (time[1:] <= time[:-1])).any():
@@ -83,7 +81,7 @@ def mark_late(part: Stored, newest: Newest) -> Stored:
         line = time - low + rank * (int(time.max()) - low + 1)
         late[1:] |= same & (line[1:] <= np.maximum.accumulate(line)[:-1])
     marked = np.zeros(len(part), np.int64)
-    marked[order[late]] = part.late[order[late]]
+    marked[late] = part.late[late]
     return dataclasses.replace(part, late=marked)
 
 

@@ -128,6 +128,10 @@ class LimitWatch:
         """Have a meter's newest period settled again because its settings changed."""
         self.suspect(number, _NEVER, _NEVER)
 
+    def forget(self, number: int) -> None:
+        """Leave a meter alone that was deleted."""
+        self._suspects.pop(number, None)
+
     def work(self, connection: sa.Connection, seconds: float) -> list[LimitAlert]:
         """Settle suspects for about so many seconds; the alerts that are new, now stored."""
         alerts: list[LimitAlert] = []

@@ -57,12 +57,20 @@ class MeterIndex:
         self._place(high, low, number)
         self._count += len(number)
 
+    def remove(self, number: int) -> None:
+        """Remove the meter with this number, if it is there. As slow as growing."""
+        kept = (self._number != UNKNOWN) & (self._number != number)
+        self._rebuild(len(self._number), kept)
+        self._count = int(kept.sum())
+
     def _grow(self, count: int) -> None:
         size = len(self._number)
         while count > size * _FULLEST:
             size *= 2
-        used = self._number != UNKNOWN
-        high, low, number = self._high[used], self._low[used], self._number[used]
+        self._rebuild(size, self._number != UNKNOWN)
+
+    def _rebuild(self, size: int, kept: npt.NDArray[np.bool_]) -> None:
+        high, low, number = self._high[kept], self._low[kept], self._number[kept]
         self._allocate(size)
         self._place(high, low, number)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from storage import schema
 from storage.changes import ChangeMeter, ChangeRefusedError, ReplaceMeter
+from storage.prepared import Prepared
 from telemetry import meter_id
 from telemetry.intervals import Replacement
 
@@ -36,7 +38,7 @@ class Meter:
 
 
 _COLUMNS = [_METERS.c[name] for name in Meter.__slots__]
-_BY_OCTETS = sa.select(*_COLUMNS).where(_METERS.c.octets == sa.bindparam("octets"))
+_BY_OCTETS = Prepared(sa.select(*_COLUMNS).where(_METERS.c.octets == sa.bindparam("octets")))
 _BY_NUMBER = sa.select(*_COLUMNS).where(_METERS.c.number == sa.bindparam("number"))
 _PAGE = (
     sa.select(*_COLUMNS)
@@ -45,11 +47,12 @@ _PAGE = (
     .order_by(_METERS.c.id)
     .limit(sa.bindparam("most"))
 )
+_MOST_NUMBERS = 500  # in one statement
 _BEYOND = "\U0010ffff"  # sorts after every id
 
 
-def _meter(row: sa.Row[tuple[object, ...]]) -> Meter:
-    values = dict(row._mapping)
+def _meter(row: Iterable[Any]) -> Meter:
+    values = dict(zip(Meter.__slots__, row, strict=True))
     price = values["price"]
     return Meter(**values | {"price": None if price is None else Decimal(price)})
 
@@ -57,7 +60,7 @@ def _meter(row: sa.Row[tuple[object, ...]]) -> Meter:
 def find(connection: sa.Connection, name: str) -> Meter | None:
     """The meter of an id, by the octets it travels as; ValueError for what is no id."""
     octets = meter_id.to_octets(name)
-    row = connection.execute(_BY_OCTETS, {"octets": octets}).one_or_none()
+    row = _BY_OCTETS.row(connection, octets=octets)
     return None if row is None else _meter(row)
 
 
@@ -70,6 +73,24 @@ def page(connection: sa.Connection, prefix: str, after: str, most: int) -> list[
     """At most ``most`` meters whose ids start with ``prefix`` and sort after ``after``, by id."""
     bounds = {"first": prefix, "last": prefix + _BEYOND, "after": after, "most": most}
     return [_meter(row) for row in connection.execute(_PAGE, bounds)]
+
+
+def numbers(prefix: str) -> sa.Select[tuple[int]]:
+    """Asks for the numbers of the meters whose ids start with ``prefix``."""
+    return sa.select(_METERS.c.number).where(
+        _METERS.c.id >= prefix, _METERS.c.id < prefix + _BEYOND
+    )
+
+
+def named(connection: sa.Connection, wanted: list[int]) -> dict[int, tuple[str, str | None]]:
+    """Id and name of meters, by number."""
+    found: dict[int, tuple[str, str | None]] = {}
+    query = sa.select(_METERS.c.number, _METERS.c.id, _METERS.c.name)
+    for first in range(0, len(wanted), _MOST_NUMBERS):
+        some = wanted[first : first + _MOST_NUMBERS]
+        rows = connection.execute(query.where(_METERS.c.number.in_(some)))
+        found |= {number: (own, name) for number, own, name in rows}
+    return found
 
 
 def count(connection: sa.Connection) -> int:
@@ -158,7 +179,7 @@ def replace(connection: sa.Connection, wanted: ReplaceMeter) -> Meter:
     return found
 
 
-_REPLACEMENTS = (
+_REPLACEMENTS = Prepared(
     sa.select(
         schema.replacements.c.time_ms,
         schema.replacements.c.final_wh,
@@ -171,4 +192,4 @@ _REPLACEMENTS = (
 
 def replacements(connection: sa.Connection, number: int) -> list[Replacement]:
     """The exchanges of a meter's device, by time."""
-    return [Replacement(*row) for row in connection.execute(_REPLACEMENTS, {"meter": number})]
+    return [Replacement(*row) for row in _REPLACEMENTS.rows(connection, meter=number)]

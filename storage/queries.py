@@ -8,10 +8,18 @@ from contextlib import contextmanager
 import numpy as np
 import sqlalchemy as sa
 
-from storage import history, journal, meters, schema, watermark
+from storage import deletion, history, journal, meters, schema, watermark
 from storage.blocks import Stored
-from storage.engine import Database, StorageError, octets, open_reader
+from storage.engine import (
+    Database,
+    StorageError,
+    begin_snapshot,
+    end_snapshot,
+    octets,
+    open_reader,
+)
 from storage.meters import Meter
+from storage.prepared import Prepared
 from storage.tail import Tail
 from telemetry.intervals import Replacement
 from telemetry.readings import Series
@@ -25,11 +33,16 @@ _NEW = (
     .order_by(schema.journal.c.id)
     .limit(_BODIES_A_READ)
 )
-_LATEST = sa.select(
-    schema.latest.c.register, schema.latest.c.time_ms, schema.latest.c.value, schema.latest.c.status
-).where(schema.latest.c.meter == sa.bindparam("meter"))
-_NEWEST = sa.select(schema.latest.c.time_ms).where(
-    schema.latest.c.meter == sa.bindparam("meter"), schema.latest.c.register == sa.bindparam("code")
+_LATEST = Prepared(
+    sa.select(
+        *(schema.latest.c[name] for name in ("register", "time_ms", "value", "status"))
+    ).where(schema.latest.c.meter == sa.bindparam("meter"))
+)
+_NEWEST = Prepared(
+    sa.select(schema.latest.c.time_ms).where(
+        schema.latest.c.meter == sa.bindparam("meter"),
+        schema.latest.c.register == sa.bindparam("register"),
+    )
 )
 _ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
 
@@ -52,10 +65,16 @@ class Reader:
         self._watermark = watermark.Watermark()
         self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
         self._last = 0
+        self._deletions = 0  # of meters, that are known
+        self._news: int | None = None
+        self._meters: dict[str, Meter] = {}  # asked for since the last news
+        self._idle: sa.Connection | None = None
         self._current: sa.Connection | None = None
 
     def close(self) -> None:
         """Close the connections."""
+        if self._idle is not None:
+            self._idle.close()
         self._engine.dispose()
 
     @contextmanager
@@ -64,18 +83,37 @@ class Reader:
 
         Raises StorageError on damage.
         """
-        with self._engine.connect() as connection, connection.begin():
-            self._current = connection
-            try:
-                self._follow_journal()
-                yield
-            finally:
-                self._current = None
+        connection = self._idle or self._engine.connect()
+        self._idle, self._current = None, connection
+        try:
+            self._follow(begin_snapshot(connection))
+            yield
+        finally:
+            self._current = None
+            if end_snapshot(connection):
+                self._idle = connection
+
+    @property
+    def connection(self) -> sa.Connection:
+        """The snapshot's connection, for questions that have a module of their own."""
+        return self._connection
 
     @property
     def _connection(self) -> sa.Connection:
         assert self._current is not None, "outside a snapshot"
         return self._current
+
+    def _follow(self, news: int | None) -> None:
+        """Learn what was committed since the last snapshot."""
+        if news is not None and news == self._news:
+            return
+        self._news = None
+        self._meters.clear()
+        self._follow_journal()
+        for note in deletion.notes(self._connection, self._deletions).values():
+            self._tail.forget(note.meter)
+            self._deletions += 1
+        self._news = news
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
@@ -107,9 +145,10 @@ class Reader:
 
     def meter(self, name: str) -> Meter:
         """The meter of an id; UnknownMeterError, or ValueError for what is no id."""
-        found = meters.find(self._connection, name)
+        found = self._meters.get(name) or meters.find(self._connection, name)
         if found is None:
             raise UnknownMeterError(meters.unknown(name))
+        self._meters[name] = found
         return found
 
     def by_number(self, number: int) -> Meter:
@@ -154,12 +193,15 @@ class Reader:
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
-        key = {"meter": meter.number, "code": register.code}
-        sealed = self._connection.execute(_NEWEST, key).scalar()
+        sealed = self._newest_sealed(meter, register)
         tail = self._tail.series(meter.number, register.code).time
         if not len(tail):
             return sealed
         return int(tail.max()) if sealed is None else max(sealed, int(tail.max()))
+
+    def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
+        row = _NEWEST.row(self._connection, meter=meter.number, register=register.code)
+        return None if row is None else int(row[0])
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
@@ -179,8 +221,7 @@ class Reader:
             return bool(sealed_there.late[0])
         tail = self._tail.series(meter.number, register.code).time
         before = tail[: int(np.flatnonzero(tail == instant)[0])]
-        key = {"meter": meter.number, "code": register.code}
-        sealed = self._connection.execute(_NEWEST, key).scalar()
+        sealed = self._newest_sealed(meter, register)
         return bool((before > instant).any()) or (sealed is not None and sealed > instant)
 
     def replacements(self, meter: Meter) -> list[Replacement]:
@@ -189,7 +230,7 @@ class Reader:
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
-        sealed = self._connection.execute(_LATEST, {"meter": meter.number})
+        sealed = _LATEST.rows(self._connection, meter=meter.number)
         newest = {code: (code, *rest) for code, *rest in sealed}
         found = self._tail.meter(meter.number)
         # By register, then time, then acceptance: the last of each register is its newest.

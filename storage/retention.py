@@ -19,7 +19,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import blocks, history, meters, retention_marks, schema, watermark
-from storage.block_store import BlockStore
+from storage.block_store import BlockStore, by_group, by_meter
 from storage.blocks import LASTING, Stored
 from storage.defaults import Defaults
 from storage.energy import Load
@@ -206,7 +206,8 @@ class Retention:
         for shift, parts in kept.items():
             left = Stored.concatenate(parts)
             if len(left):
-                reached = store.add(connection, blocks.arrange(left), shift, reached, LASTING)
+                arranged = [blocks.arrange(own) for own in by_group(by_meter(left), shift)]
+                reached = store.add(connection, arranged, shift, reached, LASTING)
         watermark.write(connection, reached)
         return True
 

@@ -12,53 +12,38 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import (
     blocks,
     daily,
     history,
-    journal,
     latest,
     meters,
     retention_marks,
     schema,
     watermark,
 )
-from storage.block_store import BlockStore, by_group, finest
+from storage.block_store import BlockStore, by_group
 from storage.blocks import Stored
 from storage.defaults import Defaults
 from storage.energy import Load
-from storage.engine import StorageError, give_back
+from storage.engine import give_back
 from storage.meters import Meter
+from storage.sealing_pass import Pass
 from storage.watermark import Watermark
-from telemetry.readings import Int64s, Series
+from telemetry.readings import Series
 from telemetry.registers import ENERGY_IMPORT
 
 Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
-_PASS = 524_288  # values that a pass takes at most, and from which on it is due
+_DUE_VALUES = 524_288  # the journal is sealed when it holds so many
+_DUE_AGE = 900_000  # or when its oldest row is so old, ms
 _SLICE = 40_000  # values of a slice, to the end of the group
 _SLICE_SECONDS = 0.02  # what a slice should take: with much to compute again it is made smaller
-_DUE_AGE = 900_000  # ms after which a row of the journal is sealed in any case
-_LEAST = 4096  # readings (values of one register) of a group's block, if there are as many
 _POSTPONED = 5000  # ms
-_COARSEST = 32
-_MOST_ROWS = 8192  # of the journal in one pass
-
-
-@dataclass(slots=True)
-class _Pass:
-    """The journal's rows up to ``last``, by meter; ``at``: the first value not sealed yet."""
-
-    last: int
-    stored: Stored
-    shift: int
-    at: int
 
 
 class Sealer:
@@ -70,7 +55,7 @@ class Sealer:
         self._defaults = defaults
         self._not_before = 0
         self._slice_values = _SLICE
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
         self._untidy = True  # there may be room to give back
 
     def learn(self, connection: sa.Connection) -> None:
@@ -101,7 +86,7 @@ class Sealer:
             return False
         if self._pass is not None:
             self._slice(self._pass)
-        elif self._values >= _PASS or (self._values and now_ms - self._oldest >= _DUE_AGE):
+        elif self._values >= _DUE_VALUES or (self._values and now_ms - self._oldest >= _DUE_AGE):
             self.begin()
         elif (group := self._store.ripe()) is not None:
             self._merge(group)
@@ -123,72 +108,45 @@ class Sealer:
 
     def begin(self) -> None:
         """Take the oldest rows of the journal into memory."""
-        table = schema.journal
-        sealed = self._watermark.sealed
         with self._begin() as connection:
-            rows = connection.execute(
-                sa.select(table.c.id, table.c.readings)
-                .where(table.c.id > sealed)
-                .order_by(table.c.id)
-                .limit(_MOST_ROWS)
-            ).all()
-            sizes = np.cumsum([row.readings for row in rows])
-            fitting = max(1, int(np.searchsorted(sizes, _PASS, side="right")))
-            # What the last writer did not finish goes on up to where it was to go.
-            last = self._watermark.passing or rows[fitting - 1].id
-            bodies = connection.execute(
-                sa.select(table.c.id, table.c.body)
-                .where(table.c.id > sealed, table.c.id <= last)
-                .order_by(table.c.id)
-            ).all()
-        stored = Stored.concatenate([_decoded(number, body) for number, body in bodies])
-        stored = stored.take(_by_meter(stored.meter))
-        at = int(stored.meter.searchsorted(self._watermark.below))
-        self._pass = _Pass(last, stored, finest(stored, _COARSEST, _LEAST), at)
-        if at == len(stored):  # of meters that were deleted
-            self._slice(self._pass)
+            self._pass = Pass.begin(connection, self._watermark)
 
-    def _slice(self, current: _Pass) -> None:
+    def _slice(self, current: Pass) -> None:
         """Seal some groups of the pass, and end it with the last."""
-        meter = current.stored.meter
         began = time.thread_time()
-        end = min(current.at + self._slice_values, len(meter))
-        if end < len(meter):
-            group = (int(meter[end]) >> current.shift) + 1
-            end = int(meter.searchsorted(group << current.shift))
-        part = current.stored.take(slice(current.at, end))
-        ended = end == len(meter)
-        if ended:
-            reached = dataclasses.replace(self._watermark, sealed=current.last, passing=0, below=0)
-        else:
-            reached = dataclasses.replace(
-                self._watermark, passing=current.last, below=int(meter[end])
-            )
+        part = current.take(self._slice_values)
+        reached = dataclasses.replace(self._watermark, passing=current.last, below=current.below)
+        if current.ended:
+            reached = dataclasses.replace(reached, sealed=current.last, passing=0, below=0)
         with self._begin() as connection:
             if len(part):
                 newest = latest.Newest.of(connection, part)
-                marked = latest.mark_late(part, newest)
-                arranged = [blocks.arrange(own) for own in by_group(marked, current.shift)]
+                arranged = [
+                    blocks.arrange(latest.mark_late(_by_register(own), newest))
+                    for own in by_group(part, current.shift)
+                ]
                 reached = self._store.add(connection, arranged, current.shift, reached)
                 settled = self._grow_days(connection, arranged)
                 latest.keep(connection, arranged, newest, settled)
-                retention_marks.came_late(connection, arranged)
+                retention_marks.came_late(connection, part)
             watermark.write(connection, reached)
-            if ended:
+            if current.ended:
                 table = schema.journal
                 connection.execute(table.delete().where(table.c.id <= current.last))
+                self._watermark = reached
                 self._count_journal(connection)
         self._store.accept()
         self._watermark = reached
-        taken, current.at = max(1, end - current.at), end
-        if ended:
+        if current.ended:
             self._pass, self._untidy = None, True
-        pace = taken / max(1e-4, time.thread_time() - began)
+        pace = len(part) / max(1e-4, time.thread_time() - began)
         self._slice_values = int(min(_SLICE, max(1, pace * _SLICE_SECONDS)))
 
     def _grow_days(self, connection: sa.Connection, arranged: list[Stored]) -> dict[int, bool]:
         """Bring the days up to date; which meters' newest energy reading surely counts."""
         energy = Stored.concatenate([_energy(part) for part in arranged])
+        if not len(energy):
+            return {}
         grown = daily.grow(connection, energy, self._defaults)
         daily.add(connection, grown.added, self._defaults)
         settled = dict.fromkeys(energy.meter[blocks.changes(energy.meter)[:-1]].tolist(), True)
@@ -255,19 +213,9 @@ def sealed_load(connection: sa.Connection, reached: Watermark, number: int) -> L
     return load
 
 
-def _decoded(number: int, body: bytes) -> Stored:
-    try:
-        return Stored.of(journal.decode(body), number)
-    except journal.DamagedError as error:
-        raise StorageError(f"row {number} of the journal is damaged: {error}") from None
-
-
-def _by_meter(meter: npt.NDArray[np.uint32]) -> Int64s:
-    """The order by meter that keeps the order of acceptance: one sort of plain integers."""
-    bits = max(1, len(meter) - 1).bit_length()
-    key = (meter.astype(np.uint64) << np.uint64(bits)) | np.arange(len(meter), dtype=np.uint64)
-    key.sort()
-    return (key & np.uint64((1 << bits) - 1)).astype(np.int64)
+def _by_register(own: Stored) -> Stored:
+    """Readings that come by meter: by register, then meter, in the order of acceptance."""
+    return own.take(np.argsort(own.register, kind="stable"))
 
 
 def _energy(arranged: Stored) -> Stored:

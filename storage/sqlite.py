@@ -22,6 +22,8 @@ _WRITER_PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
     "PRAGMA cache_size = -16384",
+    # What is deleted is overwritten: 0.08 µs of CPU a value when its journal row is sealed.
+    "PRAGMA secure_delete = ON",
 )
 _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000")
 
@@ -51,6 +53,42 @@ def close_writer(engine: Engine) -> None:
     connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
     connection.close()
     engine.dispose()
+
+
+def truncate_log(engine: Engine) -> bool:
+    """Fold the log into the database and cut it off; False while a reader still needs it."""
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 0")  # commits do not wait for readers
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (busy, *_), *_ = cursor.fetchall()
+        cursor.execute("PRAGMA busy_timeout = 5000")
+        cursor.close()
+    finally:
+        connection.close()
+    return not busy
+
+
+def begin_snapshot(connection: sa.Connection) -> int:
+    """Begin a reader's transaction; what differs from the last if others have committed since.
+
+    SQLAlchemy joins it only when something is asked: without news it costs some microseconds.
+    """
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.execute("BEGIN")
+        (version,) = driver.execute("PRAGMA data_version").fetchone()  # looks, and so fixes it
+    except sqlite3.Error as error:
+        raise sa.exc.OperationalError("BEGIN", (), error) from None
+    return int(version)
+
+
+def end_snapshot(connection: sa.Connection) -> None:
+    """End what ``begin_snapshot`` began, whether SQLAlchemy knows of it or not."""
+    driver: Any = connection.connection.driver_connection
+    connection.rollback()
+    driver.rollback()
 
 
 def octets(data: Path) -> int:
@@ -88,7 +126,9 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    driver: Any = connection.connection.driver_connection
+    if not driver.in_transaction:  # ``begin_snapshot`` has begun it
+        connection.exec_driver_sql("BEGIN")
 
 
 def _quoted(path: Path) -> str:
@@ -106,9 +146,7 @@ def give_back(connection: sa.Connection) -> bool:
     pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     if empty * _EMPTY_PART < pages:
         return False
-    # It frees a page for each row fetched, and has no columns: only the driver fetches those.
-    cursor = connection.connection.cursor()
-    cursor.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
-    cursor.fetchall()
-    cursor.close()
+    # It frees a page a step, and only a script is stepped to its end, outside of a transaction.
+    driver: Any = connection.connection.driver_connection
+    driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
     return bool(connection.exec_driver_sql("PRAGMA freelist_count").scalar_one() < empty)

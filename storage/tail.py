@@ -36,7 +36,15 @@ class Tail:
         self._watermark = Watermark()
 
     def __len__(self) -> int:
-        return sum(len(run.key) for run in self._runs)
+        """Values that are not in blocks."""
+        return sum(len(run.key) - int(self._sealed(run).sum()) for run in self._runs)
+
+    def _sealed(self, run: _Run) -> npt.NDArray[np.bool_]:
+        """Which readings a pass that is not at its end has sealed already."""
+        reached = self._watermark
+        sealed: npt.NDArray[np.bool_] = run.stored.late <= reached.passing
+        sealed &= run.stored.meter.astype(np.int64) < reached.below
+        return sealed
 
     def add(self, revision: int, batch: Batch) -> None:
         """Add a row of the journal; rows come in the order of their revisions."""
@@ -44,6 +52,11 @@ class Tail:
         while self._runs and len(self._runs[-1].key) < _TIER * len(newest.key):
             newest = _merge(self._runs.pop(), newest)
         self._runs.append(newest)
+
+    def forget(self, meter: int) -> None:
+        """Drop all readings of a meter."""
+        kept = [run.take(np.flatnonzero(run.stored.meter != meter)) for run in self._runs]
+        self._runs = [run for run in kept if len(run.key)]
 
     def seal(self, watermark: Watermark) -> None:
         """Forget what is in blocks now."""
@@ -67,9 +80,7 @@ class Tail:
         """One register's readings of all meters, by meter, then acceptance."""
         parts = []
         for run in self._runs:
-            of_low = run.stored.meter.astype(np.int64) < self._watermark.below
-            sealed = np.where(of_low, self._watermark.passing, self._watermark.sealed)
-            rows = np.flatnonzero((run.stored.register == register) & (run.stored.late > sealed))
+            rows = np.flatnonzero((run.stored.register == register) & ~self._sealed(run))
             parts.append(run.stored.take(rows))
         both = Stored.concatenate(parts)
         return both.take(np.argsort(both.meter, kind="stable"))

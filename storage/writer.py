@@ -15,9 +15,10 @@ import msgspec
 import sqlalchemy as sa
 
 from storage import handover, journal, meters, schema
-from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMeter, check
+from storage.changes import Change, ChangeRefusedError, DeleteMeter, ReplaceMeter, check
 from storage.database import AnotherWriterError
 from storage.defaults import Defaults
+from storage.deletion import Deletions
 from storage.engine import (
     REFUSALS,
     Database,
@@ -49,7 +50,7 @@ _LARGEST = 65_536  # values
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
-_CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(ChangeMeter | ReplaceMeter)
+_CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(Change)
 
 
 class Publisher(Protocol):
@@ -80,6 +81,7 @@ class Writer:
         self._watch = LimitWatch(self._reader, defaults)
         self._sealer = Sealer(self._begin, defaults)
         self._retention = Retention(self._begin, policy, defaults, self._sealer.look_again)
+        self._deletions = Deletions(self._begin, self._engine)
         self._busy = False  # sealing: more of it is due at once
         self._publisher = publisher
         self._router = Router(endpoint)
@@ -129,6 +131,7 @@ class Writer:
         if self._spooling is not None:
             self._spooling.opened(connection)
         self._sealer.learn(connection)
+        self._deletions.learn(connection)
         if self._known.catch_up(connection):
             try:
                 self._observe_again(connection)
@@ -142,7 +145,7 @@ class Writer:
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
             looking = self._watch.waiting and not self._postponed()
-            if looking or self._busy or self._draining():
+            if looking or self._busy or self._draining() or self._deletions.waiting:
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -274,15 +277,22 @@ class Writer:
             except journal.DamagedError as error:
                 raise StorageError(f"row {number} of the journal is damaged: {error}") from None
             self._watch.observe(batch, first_new=self._known.next_meter)
+        for number in self._deletions.numbers:
+            self._watch.forget(number)
 
     # Sealing
 
     def _seal(self) -> None:
-        """Seal one slice, or thin one, if one is due."""
+        """Seal or thin a slice, if one is due, once what was deleted is out of the way."""
         if self._away:
             return
         try:
-            self._busy = self._sealer.step(_now()) or self._retention.step(_now())
+            if self._deletions.work(_SETTLING):
+                with self._begin() as connection:
+                    self._sealer.learn(connection)
+            self._busy = not self._deletions.removing and (
+                self._sealer.step(_now()) or self._retention.step(_now())
+            )
         except REFUSALS as error:
             # The journal keeps what cannot be sealed: nothing is lost by waiting.
             log.error("cannot seal, trying again: %s", reason(error))
@@ -317,6 +327,8 @@ class Writer:
             check(wanted)
             if self._away:
                 raise UnavailableError("the database is away: try again when it is back")
+            if isinstance(wanted, DeleteMeter):
+                return {"found": self._delete(wanted.id)}
             with self._begin() as connection:
                 if isinstance(wanted, ReplaceMeter):
                     meter = meters.replace(connection, wanted)
@@ -331,6 +343,15 @@ class Writer:
             self._known.registered(meter.octets)
         self._watch.recheck(meter.number)
         return {"number": meter.number}
+
+    def _delete(self, id: str) -> bool:
+        """Whether there was such a meter; from here on there is none."""
+        number = self._deletions.delete(id, self._known.next_meter - 1)
+        if number is None:
+            return False
+        self._known.deleted(number)
+        self._watch.forget(number)
+        return True
 
 
 def _now() -> int:

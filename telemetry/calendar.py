@@ -127,6 +127,11 @@ def billing_period(zone: ZoneInfo, billing_day: int, instant_ms: int) -> Period:
     return Period(starts[begin], starts[begin + 1])
 
 
+def local_date(ms: int, zone: ZoneInfo) -> date:
+    """The date that the local clock shows at an instant."""
+    return _local(ms, zone).date()
+
+
 def parse_instant(text: str, zone: ZoneInfo) -> int:
     """The instant that a text in ISO 8601 names, finer fractions than milliseconds cut off.
 

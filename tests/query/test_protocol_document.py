@@ -71,7 +71,7 @@ def test_every_message_has_a_section_and_every_section_a_message() -> None:
 @pytest.mark.parametrize("name", STRUCTS)
 def test_fields_of(name: str) -> None:
     fields = msgspec.structs.fields(STRUCTS[name])
-    asked = issubclass(STRUCTS[name], messages.Request | changes.ChangeMeter | changes.ReplaceMeter)
+    asked = issubclass(STRUCTS[name], messages.Request | changes.Change)
     expected = []
     for field in fields:
         row = [f"`{field.encode_name}`", type_name(field.type)]
@@ -105,7 +105,8 @@ def test_there_are_examples_of_every_kind() -> None:
     assert shown >= {
         *("ping", "pong", "list_meters", "meters", "get_latest", "latest", "get_history"),
         *("history", "get_readings", "values", "get_total", "total", "list_alerts", "alerts"),
-        *("get_bill", "bill", "change", "error", "live", "get_status"),
+        *("get_bill", "bill", "change", "error", "live", "get_status", "get_fleet", "fleet"),
+        *("get_top", "top", "get_storage", "storage", "deleted"),
     }
 
 
@@ -155,6 +156,7 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"| a frame of a request | {transport.LONGEST_REQUEST:,} octets |" in limits
     assert f"| a reply | {transport.LONGEST_MESSAGE:,} octets |" in limits
     assert f"| rows of a page | {messages.MOST_ROWS:,} |" in limits
+    assert f"how many meters, 1 to {messages.MOST_TOP:,} |" in SECTIONS["get_top"]
     assert f"Protocol version {messages.PROTOCOL}," in TEXT
     assert f"within {service._WRITER_WITHIN:g} seconds" in TEXT
     assert (

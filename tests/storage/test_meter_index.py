@@ -57,9 +57,15 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(wanted=st.lists(keys, unique=True, max_size=100))
     def add(self, wanted: list[Key]) -> None:
         new = [key for key in wanted if key not in self.known]
-        first = len(self.known) * 3  # numbers need not be dense
+        first = 1 + max(self.known.values(), default=0)
         add(self.index, new, first)
         self.known |= {key: number for number, key in enumerate(new, first)}
+
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        if self.known:
+            key = data.draw(st.sampled_from(sorted(self.known)))
+            self.index.remove(self.known.pop(key))
 
     @rule(asked=st.lists(keys, max_size=100))
     def find(self, asked: list[Key]) -> None:

@@ -11,7 +11,17 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import block_store, blocks, history, journal, meters, schema, sealing, watermark
+from storage import (
+    block_store,
+    blocks,
+    history,
+    journal,
+    meters,
+    schema,
+    sealing,
+    sealing_pass,
+    watermark,
+)
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, close_writer, open_writer
 from storage.queries import Reader
@@ -156,8 +166,10 @@ def _settled(accepted: list[tuple[int, int]]) -> dict[int, list[int]]:
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real rules with small figures, so that a few readings go all the way."""
     monkeypatch.setattr(sealing, "_SLICE", 6)
-    monkeypatch.setattr(sealing, "_PASS", 40)
-    monkeypatch.setattr(sealing, "_LEAST", 4)
+    monkeypatch.setattr(sealing, "_DUE_VALUES", 40)
+    monkeypatch.setattr(sealing_pass, "_MOST_VALUES", 40)
+    monkeypatch.setattr(sealing_pass, "_PART", 12)
+    monkeypatch.setattr(sealing_pass, "_LEAST", 4)
     monkeypatch.setattr(block_store, "_LEAST", 4)
     monkeypatch.setattr(block_store, "_LARGE", 8)
     monkeypatch.setattr(block_store, "_MERGE", 3)

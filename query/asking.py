@@ -1,0 +1,72 @@
+"""What every answer is made from, and the checks of what several requests ask."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from query import messages as m
+from query.transport import BusError
+from storage.defaults import Defaults
+from storage.meters import Meter
+from storage.queries import Reader, UnknownMeterError
+from telemetry import calendar, intervals
+from telemetry.readings import Int64s, UInt16s
+
+
+class Answers(NamedTuple):
+    """What an answer is made from."""
+
+    reader: Reader
+    defaults: Defaults
+    version: str
+    now_ms: int
+
+
+def find_meter(source: Answers, name: str) -> Meter:
+    """The meter of an id; BusError where there is none."""
+    try:
+        return source.reader.meter(name)
+    except UnknownMeterError as error:
+        raise BusError("unknown_meter", str(error)) from None
+    except ValueError as error:
+        raise BusError("bad_request", str(error)) from None
+
+
+def page_size(most: int, largest: int = m.MOST_ROWS) -> int:
+    """How many rows were asked for; BusError for none and for too many."""
+    if not 1 <= most <= largest:
+        raise BusError("bad_request", f"most is 1 to {largest}, not {most}")
+    return most
+
+
+def flag_names(flags: UInt16s | Int64s) -> list[list[str]]:
+    """The names of each row's flags."""
+    names = {flag: intervals.names(flag) for flag in np.unique(flags).tolist()}
+    return [names[flag] for flag in flags.tolist()]
+
+
+def day_range(first: str | None, last: str | None, source: Answers) -> tuple[date, date]:
+    """The days asked for, both included; what is left out follows the collector's current month."""
+    today = calendar.local_date(source.now_ms, source.defaults.own_zone)
+    end = _month_end(today) if last is None else _day("last", last)
+    begin = end.replace(day=1) if first is None else _day("first", first)
+    if begin > end:
+        raise BusError("bad_request", f"the range ends on {end}, before it starts on {begin}")
+    return begin, end
+
+
+def _month_end(day: date) -> date:
+    return (day.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+
+
+def _day(field: str, text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = date.max
+    if not 1900 <= day.year < 2200:
+        raise BusError("bad_request", f"{field} is a day such as 2026-01-31, not {text!r}")
+    return day

@@ -1,0 +1,232 @@
+"""Energy of many meters at once: the daily table by SQL, and what of it is not sealed yet."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Self
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from storage import meters, schema
+from storage.defaults import Defaults
+from storage.energy import energy_curve
+from storage.queries import Reader
+from telemetry import calendar, intervals
+from telemetry.calendar import Step
+from telemetry.intervals import Curve, Flag
+from telemetry.readings import Int64s
+
+_DAILY = schema.daily
+_EVERY = 1000  # meters looked at together
+
+
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """Energy of meters on their local days; every column has shape (n,).
+
+    ``day`` is a number such as 20260131. As additions to the table: ``wh`` and ``covered_ms`` are
+    to be added to its row of the day and the meter, if it has one, and ``flags`` to be set in it.
+    """
+
+    day: Int64s
+    meter: Int64s
+    wh: Int64s
+    covered_ms: Int64s
+    flags: Int64s
+
+    def __len__(self) -> int:
+        return len(self.day)
+
+    def take(self, rows: npt.NDArray[Any]) -> Self:
+        """The given rows, or those that are true."""
+        return type(self)(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    @classmethod
+    def of(cls, rows: list[tuple[int, ...]]) -> Self:
+        """Rows as columns."""
+        columns = np.array(rows, np.int64).reshape(-1, len(cls.__slots__)).T
+        return cls(*(column.copy() for column in columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What many meters have consumed together in a period: 20260131 is a day, 202601 a month."""
+
+    key: int
+    wh: int
+    meters: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Days as numbers, ``last`` included, of the meters whose ids start with ``prefix``."""
+
+    first: int
+    last: int
+    prefix: str = ""
+
+    @property
+    def where(self) -> sa.ColumnElement[bool]:
+        """The daily table's rows in the range."""
+        inside = _DAILY.c.day.between(self.first, self.last)
+        if not self.prefix:
+            return inside
+        return inside & _DAILY.c.meter.in_(meters.numbers(self.prefix))
+
+    def of(self, reader: Reader, rows: Daily) -> Daily:
+        """The rows in the range."""
+        rows = rows.take((rows.day >= self.first) & (rows.day <= self.last))
+        if not self.prefix or not len(rows):
+            return rows
+        known = reader.connection.execute(meters.numbers(self.prefix)).scalars().all()
+        return rows.take(np.isin(rows.meter, np.array(known, np.int64)))
+
+
+def number(day: date) -> int:
+    """A day as the table has it: 20260131."""
+    return day.year * 10_000 + day.month * 100 + day.day
+
+
+def days(curve: Curve, zone: ZoneInfo) -> Daily:
+    """A curve's energy by local day; the column of meters is zero."""
+    if len(curve.time) < 2:
+        return Daily.of([])
+    first, last = int(curve.time[0]), int(curve.time[-1])
+    edges = calendar.edges(Step.DAY, zone, first, last)
+    slots = intervals.slots(curve, edges)
+    covered: Int64s = np.diff(np.clip(edges, first, last)).astype(np.int64)
+    dates = [calendar.local_date(edge, zone) for edge in edges[:-1].tolist()]
+    return Daily(
+        np.array([number(day) for day in dates], np.int64),
+        np.zeros(len(dates), np.int64),
+        slots.energy,
+        covered,
+        slots.flags.astype(np.int64) & ~int(Flag.PARTIAL),
+    )
+
+
+def unsealed(reader: Reader, defaults: Defaults) -> Daily:
+    """What is to be added to the daily table for readings that are only in the journal."""
+    rows: list[tuple[int, ...]] = []
+    after: str | None = ""
+    while after is not None:
+        page = reader.meters("", after, _EVERY)
+        for meter in page:
+            table = reader.connection.execute(
+                sa.select(_DAILY.c.day, _DAILY.c.wh, _DAILY.c.covered_ms, _DAILY.c.flags).where(
+                    _DAILY.c.meter == meter.number
+                )
+            )
+            sealed = {day: tuple(known) for day, *known in table}
+            whole = days(energy_curve(reader, meter), defaults.zone(meter))
+            columns = (whole.day, whole.wh, whole.covered_ms, whole.flags)
+            for day, wh, ms, flags in zip(*(c.tolist() for c in columns), strict=True):
+                known = sealed.pop(day, None)
+                if known != (wh, ms, flags):
+                    wh_known, ms_known, _ = known or (0, 0, 0)
+                    rows.append((day, meter.number, wh - wh_known, ms - ms_known, flags))
+            rows += [(day, meter.number, -wh, -ms, 0) for day, (wh, ms, _) in sealed.items()]
+        after = page[-1].id if len(page) == _EVERY else None
+    return Daily.of(rows)
+
+
+def periods(reader: Reader, additions: Daily, within: Range, *, months: bool) -> list[Period]:
+    """The energy of each day or month with data, by time."""
+    key = _DAILY.c.day // 100 if months else _DAILY.c.day
+    energy = sa.select(key, _DAILY.c.flags, sa.func.sum(_DAILY.c.wh), sa.func.count())
+    wh: dict[int, int] = defaultdict(int)
+    flags: dict[int, int] = defaultdict(int)
+    counted: dict[int, int] = defaultdict(int)
+    grouped = energy.where(within.where).group_by(key, _DAILY.c.flags)
+    for period, bits, total, rows in reader.connection.execute(grouped):
+        wh[period] += int(total)
+        flags[period] |= bits
+        counted[period] += rows
+    if months:
+        distinct = sa.select(key, sa.func.count(_DAILY.c.meter.distinct()))
+        found = reader.connection.execute(distinct.where(within.where).group_by(key))
+        counted.update((period, count) for period, count in found)
+    added = within.of(reader, additions)
+    keys = added.day // 100 if months else added.day
+    columns = (keys.tolist(), added.wh.tolist(), added.flags.tolist())
+    for period, more, bits in zip(*columns, strict=True):
+        wh[period] += more
+        flags[period] |= bits
+    for period, more in _newcomers(reader, keys, added.meter, within, months).items():
+        counted[period] += more
+    return [Period(key, wh[key], counted[key], flags[key]) for key in sorted(counted)]
+
+
+def _newcomers(
+    reader: Reader, keys: Int64s, added: Int64s, within: Range, months: bool
+) -> dict[int, int]:
+    """How many meters have energy in a period only by the additions."""
+    if not len(keys):
+        return {}
+    first, last = int(keys.min()), int(keys.max())
+    if months:
+        first, last = max(within.first, first * 100), min(within.last, last * 100 + 99)
+    key = _DAILY.c.day // 100 if months else _DAILY.c.day
+    known = sa.select(key, _DAILY.c.meter).distinct()
+    known = known.where(Range(first, last, within.prefix).where)
+    there = {(period, meter) for period, meter in reader.connection.execute(known)}
+    more: dict[int, int] = defaultdict(int)
+    for period, _ in set(zip(keys.tolist(), added.tolist(), strict=True)) - there:
+        more[period] += 1
+    return more
+
+
+def ranking(reader: Reader, additions: Daily, within: Range) -> tuple[Int64s, Int64s]:
+    """Numbers and energy of the meters with data, the one with the most energy first."""
+    energy = sa.select(_DAILY.c.meter, sa.func.sum(_DAILY.c.wh)).where(within.where)
+    rows = reader.connection.execute(energy.group_by(_DAILY.c.meter)).all()
+    added = within.of(reader, additions)
+    number = np.array([row[0] for row in rows] + added.meter.tolist(), np.int64)
+    wh = np.array([int(row[1]) for row in rows] + added.wh.tolist(), np.int64)
+    found, place = np.unique(number, return_inverse=True)
+    total = np.zeros(len(found), np.int64)
+    np.add.at(total, place, wh)
+    order = np.lexsort((found, -total))
+    return found[order], total[order]
+
+
+def next_day(reader: Reader, additions: Daily, first: int) -> int | None:
+    """The first day from ``first`` on of which anything is known."""
+    query = sa.select(sa.func.min(_DAILY.c.day)).where(_DAILY.c.day >= first)
+    stored = reader.connection.execute(query).scalar()
+    later = additions.day[additions.day >= first]
+    known = ([] if stored is None else [int(stored)]) + ([int(later.min())] if len(later) else [])
+    return min(known, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a table of readings holds; the instants are those of the oldest and newest reading."""
+
+    rows: int
+    values: int
+    first_ms: int
+    last_ms: int
+
+
+def extent(connection: sa.Connection) -> tuple[Extent, Extent]:
+    """What the journal holds, and the blocks."""
+    return _extent(connection, schema.journal), _extent(connection, schema.blocks)
+
+
+def _extent(connection: sa.Connection, table: sa.Table) -> Extent:
+    aggregates = (
+        sa.func.count(),
+        sa.func.sum(table.c.readings),
+        sa.func.min(table.c.first_ms),
+        sa.func.max(table.c.last_ms),
+    )
+    query = sa.select(*aggregates).where(table.c.readings > 0)
+    rows, values, first, last = connection.execute(query).one()
+    return Extent(rows, int(values or 0), first or 0, last or 0)
