@@ -26,6 +26,7 @@ __all__ = [
     "changes",
     "decode",
     "encode",
+    "near",
     "series",
 ]
 
