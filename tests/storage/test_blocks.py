@@ -257,6 +257,7 @@ MANY_VALUES = bytes.fromhex("70636f2103000201040104ffffff00100048000000000000000
         (block({"time": []}), "the block's time are no runs of the right length"),
         (block({"time": [1_000]}), "the block's time are no runs"),
         (block({"time": [1_000, 2, 5]}), "the block's time are no runs"),
+        (block({"time": [1_000, 3, 5]}), "the block's time are no runs"),
         (block({"time": [1_000, 2]}), "the block's time are no runs"),
         (block({"time": [1_000, 4]}), "the block's time are no runs"),
         (block({"time": [1_000, 4, 5, -1]}), "the block's time are no runs"),
