@@ -222,6 +222,7 @@ def query(settings: Config, stop: threading.Event) -> None:
             settings.writer_endpoint,
             settings.defaults,
             version(),
+            settings.retention.policy,
         ),
         settings,
         "query",

@@ -10,6 +10,7 @@ import numpy as np
 from query import messages as m
 from query.transport import BusError
 from storage.defaults import Defaults
+from storage.ladder import Policy
 from storage.meters import Meter
 from storage.queries import Reader, UnknownMeterError
 from telemetry import calendar, intervals
@@ -21,6 +22,7 @@ class Answers(NamedTuple):
 
     reader: Reader
     defaults: Defaults
+    policy: Policy
     version: str
     now_ms: int
 

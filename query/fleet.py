@@ -9,7 +9,7 @@ import numpy as np
 from query import messages as m
 from query.asking import Answers, day_range, flag_names, page_size
 from query.transport import BusError
-from storage import fleet, meters
+from storage import fleet, meters, retention_marks, unsealed
 from storage.fleet import Range
 
 _MILLION = 1_000_000
@@ -22,7 +22,7 @@ def get_fleet(request: m.GetFleet, source: Answers) -> m.Fleet:
         raise BusError("bad_request", f"by is day or month, not {request.by!r}")
     months = request.by == "month"
     first, last = day_range(request.first, request.last, source)
-    additions = fleet.unsealed(source.reader, source.defaults)
+    additions = unsealed.additions(source.reader, source.defaults)
     found: list[fleet.Period] = []
     following = fleet.next_day(source.reader, additions, fleet.number(first))
     if following is not None and following <= fleet.number(last):
@@ -47,7 +47,7 @@ def get_top(request: m.GetTop, source: Answers) -> m.Top:
     """The meters with the most energy."""
     most = page_size(request.most, m.MOST_TOP)
     first, last = day_range(request.first, request.last, source)
-    additions = fleet.unsealed(source.reader, source.defaults)
+    additions = unsealed.additions(source.reader, source.defaults)
     within = Range(fleet.number(first), fleet.number(last), request.prefix)
     numbers, energy = fleet.ranking(source.reader, additions, within)
     total = int(energy.sum())
@@ -80,7 +80,19 @@ def get_storage(_request: m.GetStorage, source: Answers) -> m.Storage:
         blocks=blocks.rows,
         oldest_ms=min((part.first_ms for part in instants), default=None),
         newest_ms=max((part.last_ms for part in instants), default=None),
-        retention=[],
+        retention=[
+            m.Thinning(
+                keep=tier.keep.value,
+                age_ms=tier.age_ms,
+                meters=tier.meters,
+                waiting=tier.waiting,
+                from_ms=tier.from_ms,
+                next_ms=tier.next_ms,
+            )
+            for tier in retention_marks.coming(
+                source.reader.connection, source.policy, source.defaults, source.now_ms
+            )
+        ],
     )
 
 

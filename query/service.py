@@ -22,6 +22,7 @@ from storage import handover
 from storage.changes import ChangeRefusedError, DeleteMeter, check
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, reason
+from storage.ladder import KEEP_ALL, Policy
 from storage.queries import Reader
 
 log = logging.getLogger("query")
@@ -58,9 +59,11 @@ class Service:
         writer_endpoint: str,
         defaults: Defaults,
         version: str,
+        policy: Policy = KEEP_ALL,
     ) -> None:
         """Bind ``address`` (``tcp://host:port``); raises zmq.ZMQError when it cannot be had."""
         self._database, self._defaults, self._version = database, defaults, version
+        self._policy = policy
         self._reader: Reader | None = None
         self._started = int(time.time() * 1000)
         self._seen = 0, 0, 0  # meters, readings, octets
@@ -138,7 +141,9 @@ class Service:
             return None
         with self._snapshot() as reader:
             now = int(time.time() * 1000)
-            return answer(request, Answers(reader, self._defaults, self._version, now))
+            return answer(
+                request, Answers(reader, self._defaults, self._policy, self._version, now)
+            )
 
     def _forward(
         self, asker: _Asker, request: m.GetStatus | m.Change, kind: bytes, body: bytes

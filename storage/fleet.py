@@ -5,52 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Self
-from zoneinfo import ZoneInfo
 
 import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import meters, schema
-from storage.defaults import Defaults
-from storage.energy import energy_curve
 from storage.queries import Reader
-from telemetry import calendar, intervals
-from telemetry.calendar import Step
-from telemetry.intervals import Curve, Flag
+from telemetry.days import Days
 from telemetry.readings import Int64s
 
 _DAILY = schema.daily
-_EVERY = 1000  # meters looked at together
-
-
-@dataclass(frozen=True, slots=True)
-class Daily:
-    """Energy of meters on their local days; every column has shape (n,).
-
-    ``day`` is a number such as 20260131. As additions to the table: ``wh`` and ``covered_ms`` are
-    to be added to its row of the day and the meter, if it has one, and ``flags`` to be set in it.
-    """
-
-    day: Int64s
-    meter: Int64s
-    wh: Int64s
-    covered_ms: Int64s
-    flags: Int64s
-
-    def __len__(self) -> int:
-        return len(self.day)
-
-    def take(self, rows: npt.NDArray[Any]) -> Self:
-        """The given rows, or those that are true."""
-        return type(self)(*(getattr(self, name)[rows] for name in self.__slots__))
-
-    @classmethod
-    def of(cls, rows: list[tuple[int, ...]]) -> Self:
-        """Rows as columns."""
-        columns = np.array(rows, np.int64).reshape(-1, len(cls.__slots__)).T
-        return cls(*(column.copy() for column in columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +43,7 @@ class Range:
             return inside
         return inside & _DAILY.c.meter.in_(meters.numbers(self.prefix))
 
-    def of(self, reader: Reader, rows: Daily) -> Daily:
+    def of(self, reader: Reader, rows: Days) -> Days:
         """The rows in the range."""
         rows = rows.take((rows.day >= self.first) & (rows.day <= self.last))
         if not self.prefix or not len(rows):
@@ -93,50 +57,7 @@ def number(day: date) -> int:
     return day.year * 10_000 + day.month * 100 + day.day
 
 
-def days(curve: Curve, zone: ZoneInfo) -> Daily:
-    """A curve's energy by local day; the column of meters is zero."""
-    if len(curve.time) < 2:
-        return Daily.of([])
-    first, last = int(curve.time[0]), int(curve.time[-1])
-    edges = calendar.edges(Step.DAY, zone, first, last)
-    slots = intervals.slots(curve, edges)
-    covered: Int64s = np.diff(np.clip(edges, first, last)).astype(np.int64)
-    dates = [calendar.local_date(edge, zone) for edge in edges[:-1].tolist()]
-    return Daily(
-        np.array([number(day) for day in dates], np.int64),
-        np.zeros(len(dates), np.int64),
-        slots.energy,
-        covered,
-        slots.flags.astype(np.int64) & ~int(Flag.PARTIAL),
-    )
-
-
-def unsealed(reader: Reader, defaults: Defaults) -> Daily:
-    """What is to be added to the daily table for readings that are only in the journal."""
-    rows: list[tuple[int, ...]] = []
-    after: str | None = ""
-    while after is not None:
-        page = reader.meters("", after, _EVERY)
-        for meter in page:
-            table = reader.connection.execute(
-                sa.select(_DAILY.c.day, _DAILY.c.wh, _DAILY.c.covered_ms, _DAILY.c.flags).where(
-                    _DAILY.c.meter == meter.number
-                )
-            )
-            sealed = {day: tuple(known) for day, *known in table}
-            whole = days(energy_curve(reader, meter), defaults.zone(meter))
-            columns = (whole.day, whole.wh, whole.covered_ms, whole.flags)
-            for day, wh, ms, flags in zip(*(c.tolist() for c in columns), strict=True):
-                known = sealed.pop(day, None)
-                if known != (wh, ms, flags):
-                    wh_known, ms_known, _ = known or (0, 0, 0)
-                    rows.append((day, meter.number, wh - wh_known, ms - ms_known, flags))
-            rows += [(day, meter.number, -wh, -ms, 0) for day, (wh, ms, _) in sealed.items()]
-        after = page[-1].id if len(page) == _EVERY else None
-    return Daily.of(rows)
-
-
-def periods(reader: Reader, additions: Daily, within: Range, *, months: bool) -> list[Period]:
+def periods(reader: Reader, additions: Days, within: Range, *, months: bool) -> list[Period]:
     """The energy of each day or month with data, by time."""
     key = _DAILY.c.day // 100 if months else _DAILY.c.day
     energy = sa.select(key, _DAILY.c.flags, sa.func.sum(_DAILY.c.wh), sa.func.count())
@@ -182,7 +103,7 @@ def _newcomers(
     return more
 
 
-def ranking(reader: Reader, additions: Daily, within: Range) -> tuple[Int64s, Int64s]:
+def ranking(reader: Reader, additions: Days, within: Range) -> tuple[Int64s, Int64s]:
     """Numbers and energy of the meters with data, the one with the most energy first."""
     energy = sa.select(_DAILY.c.meter, sa.func.sum(_DAILY.c.wh)).where(within.where)
     rows = reader.connection.execute(energy.group_by(_DAILY.c.meter)).all()
@@ -196,7 +117,7 @@ def ranking(reader: Reader, additions: Daily, within: Range) -> tuple[Int64s, In
     return found[order], total[order]
 
 
-def next_day(reader: Reader, additions: Daily, first: int) -> int | None:
+def next_day(reader: Reader, additions: Days, first: int) -> int | None:
     """The first day from ``first`` on of which anything is known."""
     query = sa.select(sa.func.min(_DAILY.c.day)).where(_DAILY.c.day >= first)
     stored = reader.connection.execute(query).scalar()

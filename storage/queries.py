@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -46,6 +47,8 @@ _NEWEST = Prepared(
 )
 _ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
 
+Remembered = TypeVar("Remembered")
+
 
 class UnknownMeterError(LookupError):
     """No meter has this id."""
@@ -68,6 +71,7 @@ class Reader:
         self._deletions = 0  # of meters, that are known
         self._news: int | None = None
         self._meters: dict[str, Meter] = {}  # asked for since the last news
+        self._remembered: dict[str, Any] = {}
         self._idle: sa.Connection | None = None
         self._current: sa.Connection | None = None
 
@@ -109,6 +113,7 @@ class Reader:
             return
         self._news = None
         self._meters.clear()
+        self._remembered.clear()
         self._follow_journal()
         for note in deletion.notes(self._connection, self._deletions).values():
             self._tail.forget(note.meter)
@@ -190,6 +195,22 @@ class Reader:
         return history.series(
             self._connection, self._watermark, meter.number, register.code, start_ms, end_ms
         )
+
+    @property
+    def any_unsealed(self) -> bool:
+        """Whether the journal has readings that are not in blocks."""
+        return len(self._tail) > 0
+
+    def unsealed(self, register: Register) -> Stored:
+        """A register's readings that are only in the journal, by meter and acceptance."""
+        return self._tail.of_register(register.code)
+
+    def remembered(self, name: str, make: Callable[[], Remembered]) -> Remembered:
+        """What is made once, until something is committed."""
+        if name not in self._remembered:
+            self._remembered[name] = make()
+        found: Remembered = self._remembered[name]
+        return found
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 
 from telemetry import calendar, intervals
 from telemetry.calendar import DAY_MS
@@ -32,6 +33,10 @@ class Days:
 
     def __len__(self) -> int:
         return len(self.day)
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Days:
+        """The rows that are true."""
+        return Days(*(getattr(self, name)[rows] for name in Days.__slots__))
 
     @classmethod
     def concatenate(cls, parts: list[Days]) -> Days:

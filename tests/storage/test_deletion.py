@@ -75,7 +75,7 @@ def wait_for(database: Database, key: str = NOTE) -> None:
 def test_its_octets_are_gone_from_database_and_log(in_files: Running) -> None:
     mark = struct.pack("<q", MARK)
     for number in range(20):  # small rows, and one large enough for pages of its own
-        in_files.send(readings([("kept", NOW + number, number), ("gone", NOW + number, MARK)]))
+        in_files.send(readings([("kept", NOW + number, 0), ("gone", NOW + number, MARK)]))
     many = [("kept", NOW + n, n) for n in range(100, 2000)]
     in_files.send(readings([*many, *(("gone", NOW + n, MARK + n) for n in range(100, 2000))]))
     in_files.change(ReplaceMeter(id="gone", time_ms=NOW, final_wh=MARK, initial_wh=MARK))
@@ -94,7 +94,7 @@ def test_its_octets_are_gone_from_database_and_log(in_files: Running) -> None:
 
 def test_a_reader_in_the_way_only_delays_it(in_files: Running) -> None:
     mark = struct.pack("<q", MARK)
-    in_files.send(readings([("gone", NOW, MARK), ("kept", NOW, 1)]))
+    in_files.send(readings([("gone", NOW, MARK), ("kept", NOW, 0)]))
     assert in_files.stored("gone") == [(NOW, MARK)]  # and its snapshot stays open
     in_files.change(DeleteMeter(id="gone"))
     began = time.monotonic()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from storage import fleet, schema
+from storage import fleet, schema, unsealed
 from storage.defaults import Defaults
 from storage.energy import energy_curve
 from storage.engine import Database, close_writer, open_writer
-from storage.fleet import Daily, Period, Range
+from storage.fleet import Period, Range
 from storage.queries import Reader
+from storage.sealing import Sealer
+from telemetry import calendar, intervals
+from telemetry.intervals import Curve, Flag
 from tests.storage.test_writer import NOW, Running, readings
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -44,30 +49,51 @@ def filled(database: Database) -> Database:
     return database
 
 
-@pytest.fixture(params=[0, 1, 2, 3])
+def seal(engine: sa.Engine, *, slices: int | None) -> None:
+    """Seal so many slices of what is in the journal, or all."""
+    sealer = Sealer(engine.begin, DEFAULTS)
+    with engine.begin() as connection:
+        sealer.learn(connection)
+    if slices is None:
+        sealer.seal_all()
+    else:
+        sealer.begin()
+        for _ in range(slices):
+            sealer._slice_values = 1
+            assert sealer._pass is not None
+            sealer._pass.shift = 0  # a meter a slice
+            sealer.step(0)
+
+
+@pytest.fixture(params=["nothing", "a part of a pass", "half", "all"])
 def sealed(filled: Database, request: pytest.FixtureRequest) -> Iterator[Reader]:
-    """A reader of a database in which some of the energy is in the daily table already."""
-    rng = random.Random(request.param)
+    """A reader of a database of which some is sealed already."""
     reader, engine = Reader(filled), open_writer(filled)
+    journal = schema.journal
     with engine.begin() as connection:
-        connection.execute(schema.daily.delete())
-    with reader.snapshot():
-        whole = fleet.unsealed(reader, DEFAULTS)
-    rows = []
-    columns = (getattr(whole, name).tolist() for name in Daily.__slots__)
-    for day, meter, wh, covered, flags in zip(*columns, strict=True):
-        part = rng.choice([0, 0.4, 1]) if request.param else 0
-        if part:
-            wh, covered = int(wh * part), int(covered * part)
-            row = {"day": day, "meter": meter, "wh": wh, "covered_ms": covered, "flags": flags}
-            rows.append(row)
+        rows = connection.execute(sa.select(journal).order_by(journal.c.id)).mappings().all()
+        later = rows[len(rows) // 2 :] if request.param == "half" else []
+        for row in later:
+            connection.execute(journal.delete().where(journal.c.id == row["id"]))
+    if request.param != "nothing":
+        seal(engine, slices=2 if request.param == "a part of a pass" else None)
     with engine.begin() as connection:
-        if rows:
-            connection.execute(schema.daily.insert(), rows)
+        if later:
+            connection.execute(journal.insert(), [dict(row) for row in later])
     with reader.snapshot():
         yield reader
     reader.close()
     close_writer(engine)
+
+
+def days(curve: Curve, zone: ZoneInfo) -> list[tuple[int, int, int]]:
+    """Date, energy and flags of each day of a whole curve."""
+    edges, dates = calendar.days(zone, int(curve.time[0]), int(curve.time[-1]))
+    slots = intervals.slots(curve, edges)
+    flags = slots.flags.astype(np.int64) & ~int(Flag.PARTIAL)
+    there = ~(slots.flags & Flag.MISSING).astype(np.bool_)
+    columns = (column[there].tolist() for column in (dates, slots.energy, flags))
+    return list(zip(*columns, strict=True))
 
 
 def expected(reader: Reader, within: Range, *, months: bool) -> list[Period]:
@@ -77,9 +103,7 @@ def expected(reader: Reader, within: Range, *, months: bool) -> list[Period]:
     flags: dict[int, int] = {}
     for meter in reader.meters(within.prefix, "", 100):
         curve = energy_curve(reader, meter)
-        found = fleet.days(curve, DEFAULTS.zone(meter))
-        columns = (found.day.tolist(), found.wh.tolist(), found.flags.tolist())
-        for day, energy, bits in zip(*columns, strict=True):
+        for day, energy, bits in days(curve, DEFAULTS.zone(meter)):
             if within.first <= day <= within.last:
                 key = day // 100 if months else day
                 wh[key] = wh.get(key, 0) + energy
@@ -91,7 +115,7 @@ def expected(reader: Reader, within: Range, *, months: bool) -> list[Period]:
 @pytest.mark.parametrize("months", [False, True])
 @pytest.mark.parametrize("within", [ALL, Range(20251015, 20251103), Range(20251101, 20251231, "b")])
 def test_periods(sealed: Reader, within: Range, months: bool) -> None:
-    additions = fleet.unsealed(sealed, DEFAULTS)
+    additions = unsealed.additions(sealed, DEFAULTS)
     found = fleet.periods(sealed, additions, within, months=months)
     assert found == expected(sealed, within, months=months)
     assert found
@@ -99,7 +123,7 @@ def test_periods(sealed: Reader, within: Range, months: bool) -> None:
 
 def test_ranking(sealed: Reader) -> None:
     within = Range(20251015, 20251103)
-    numbers, energy = fleet.ranking(sealed, fleet.unsealed(sealed, DEFAULTS), within)
+    numbers, energy = fleet.ranking(sealed, unsealed.additions(sealed, DEFAULTS), within)
     alone = {}
     for meter in sealed.meters("", "", 100):
         own = expected(sealed, Range(within.first, within.last, meter.id), months=False)
@@ -109,18 +133,18 @@ def test_ranking(sealed: Reader) -> None:
 
 
 def test_the_next_day_with_anything(sealed: Reader) -> None:
-    additions = fleet.unsealed(sealed, DEFAULTS)
-    days = [period.key for period in expected(sealed, ALL, months=False)]
-    assert fleet.next_day(sealed, additions, 19000101) == days[0]
-    assert fleet.next_day(sealed, additions, days[4] + 1) == days[5]
-    assert fleet.next_day(sealed, additions, days[-1] + 1) is None
+    additions = unsealed.additions(sealed, DEFAULTS)
+    dates = [period.key for period in expected(sealed, ALL, months=False)]
+    assert fleet.next_day(sealed, additions, 19000101) == dates[0]
+    assert fleet.next_day(sealed, additions, dates[4] + 1) == dates[5]
+    assert fleet.next_day(sealed, additions, dates[-1] + 1) is None
 
 
 def test_nothing_is_known_of_nothing(database: Database) -> None:
     close_writer(open_writer(database))
     reader = Reader(database)
     with reader.snapshot():
-        additions = fleet.unsealed(reader, DEFAULTS)
+        additions = unsealed.additions(reader, DEFAULTS)
         assert fleet.periods(reader, additions, ALL, months=True) == []
         assert [column.tolist() for column in fleet.ranking(reader, additions, ALL)] == [[], []]
         assert fleet.next_day(reader, additions, 19000101) is None
