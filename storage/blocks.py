@@ -5,58 +5,39 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
+from storage.block_columns import BRIEF, LASTING, Register, changes, pack, unpack, unpack_counts
 from storage.journal import Batch, DamagedError
 from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
+
+__all__ = [
+    "BRIEF",
+    "LASTING",
+    "MOST_READINGS",
+    "NOTHING",
+    "Stored",
+    "arrange",
+    "changes",
+    "decode",
+    "encode",
+    "near",
+    "series",
+]
 
 _HEAD = struct.Struct("<4sI")
 _MAGIC = b"WBB1"
 _ENCODER = msgspec.msgpack.Encoder()
-
-# Once sealed a block is soon merged with others: less effort, some 2 % more octets.
-BRIEF, LASTING = 4, 8
-_CONFIGS = {
-    level: ChunkConfig(
-        compression_level=level, delta_spec=DeltaSpec.no_op(), mode_spec=ModeSpec.auto()
-    )
-    for level in (BRIEF, LASTING)
-}
-_RUN = 8  # a column is written as runs where they are this long or longer
-
-# A column's octets as pcodec packs them; or runs, each a value and how often it comes; or the
-# place of the register whose column is the same.
-Column = bytes | list[int] | int
-
-
-class _Register(msgspec.Struct, array_like=True, frozen=True):
-    code: int
-    meters: Column  # time and meters: differences, the first (of each series) itself
-    counts: Column  # of the readings of each meter
-    time: Column
-    value: Column
-    epoch: Column
-    status: Column
-    late: Column
-    cumulative: bool  # value: the differences within each series, the first value itself
-
-
-_DECODER = msgspec.msgpack.Decoder(list[_Register])
-_TYPES: dict[str, type[np.generic]] = {
-    "meters": np.int64,
-    "counts": np.int64,
-    "time": np.int64,
-    "value": np.int64,
-    "epoch": np.uint32,
-    "status": np.uint16,
-    "late": np.int64,
-}
+_DECODER = msgspec.msgpack.Decoder(list[Register])
 _READINGS = ("time", "value", "epoch", "status", "late")
+
+# Some times what a pass takes: a decoder makes room for no more.
+MOST_READINGS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +127,10 @@ def _arranged(stored: Stored) -> bool:
 
 
 def encode(stored: Stored, effort: int = LASTING) -> bytes:
-    """The body of a block of arranged readings, at least one."""
+    """The body of a block of arranged readings, from one to MOST_READINGS."""
+    assert len(stored) <= MOST_READINGS
     bounds = changes(stored.register)
-    registers: list[_Register] = []
+    registers: list[Register] = []
     earlier: list[dict[str, npt.NDArray[Any]]] = []
     for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         own = stored.take(slice(start, end))
@@ -165,20 +147,11 @@ def encode(stored: Stored, effort: int = LASTING) -> bytes:
             "status": own.status,
             "late": own.late,
         }
-        packed = {name: _pack(name, column, earlier, effort) for name, column in columns.items()}
-        registers.append(_Register(int(own.register[0]), **packed, cumulative=cumulative))
+        packed = {name: pack(name, column, earlier, effort) for name, column in columns.items()}
+        registers.append(Register(int(own.register[0]), **packed, cumulative=cumulative))
         earlier.append(columns)
     body = _ENCODER.encode(registers)
     return _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
-
-
-def changes(column: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Where runs of equal neighbours start, and the end of the last; shape (runs + 1,)."""
-    starts = np.flatnonzero(column[1:] != column[:-1])
-    bounds = np.empty(len(starts) + 2, np.intp)
-    bounds[0], bounds[-1] = 0, len(column)
-    np.add(starts, 1, out=bounds[1:-1])
-    return bounds
 
 
 def _differences(column: npt.NDArray[Any], firsts: npt.NDArray[np.intp]) -> Int64s:
@@ -189,51 +162,34 @@ def _differences(column: npt.NDArray[Any], firsts: npt.NDArray[np.intp]) -> Int6
     return differences
 
 
-def _pack(
-    name: str,
-    column: npt.NDArray[Any],
-    earlier: list[dict[str, npt.NDArray[Any]]],
-    effort: int,
-) -> Column:
-    for place, columns in enumerate(earlier):
-        if len(column) == len(columns[name]) and bool((column == columns[name]).all()):
-            return place
-    bounds = changes(column)
-    if _RUN * (len(bounds) - 2) <= len(column):
-        runs = np.empty((len(bounds) - 1, 2), np.int64)
-        runs[:, 0] = column[bounds[:-1]]
-        np.subtract(bounds[1:], bounds[:-1], out=runs[:, 1])
-        listed: list[int] = runs.ravel().tolist()
-        return listed
-    return bytes(standalone.simple_compress(column, _CONFIGS[effort]))
-
-
 def decode(body: bytes) -> Stored:
     """The readings of a block; DamagedError where it is not what was written."""
     registers = _open(body)
-    parts = []
-    for register in registers:
-        meters, counts, starts = _who(registers, register)
+    parts: list[Stored] = []
+    left = MOST_READINGS
+    for place, register in enumerate(registers):
+        meters, counts, starts = _who(registers, place, left)
+        total = int(counts.sum())
+        left -= total
         time, value, epoch, status, late = (
-            _unpack(registers, register, name) for name in _READINGS
+            unpack(registers, place, name, total) for name in _READINGS
         )
-        lengths = {len(time), len(value), len(epoch), len(status), len(late), int(counts.sum())}
-        if len(lengths) != 1:
-            raise DamagedError("the block's columns differ in length")
         time = _sums(time, starts, counts)
         if register.cumulative:
             value = _sums(value, starts, counts)
-        codes = np.full(len(time), register.code, np.uint16)
+        codes = np.full(total, register.code, np.uint16)
         parts.append(Stored(np.repeat(meters, counts), codes, status, epoch, time, value, late))
     return Stored.concatenate(parts)
 
 
-def _who(registers: list[_Register], register: _Register) -> tuple[UInt32s, Int64s, Int64s]:
+def _who(registers: list[Register], place: int, most: int) -> tuple[UInt32s, Int64s, Int64s]:
     """The meters of a register, how many readings each has, and where they start."""
-    meters = _unpack(registers, register, "meters").cumsum()
-    counts = _unpack(registers, register, "counts")
-    if len(meters) != len(counts) or not len(counts) or counts.min() < 1:
-        raise DamagedError("the block's meters and their counts differ")
+    counts = unpack_counts(registers, place, most)
+    if not len(counts) or counts.min() < 1 or counts.max() > most or counts.sum() > most:
+        raise DamagedError("the block's counts are not those of readings")
+    meters = unpack(registers, place, "meters", len(counts)).cumsum()
+    if meters[0] < 0 or meters[-1] >= 1 << 32 or not (meters[1:] > meters[:-1]).all():
+        raise DamagedError("the block's meters do not ascend")
     return meters.astype(np.uint32), counts, counts.cumsum() - counts
 
 
@@ -246,32 +202,31 @@ def _sums(differences: Int64s, starts: Int64s, counts: npt.NDArray[Any]) -> Int6
 def series(body: bytes, meter: int, code: int) -> Stored | None:
     """The readings of one series in a block, None where it has none; raises DamagedError."""
     registers = _open(body)
-    register = next((register for register in registers if register.code == code), None)
-    if register is None:
+    codes = [register.code for register in registers]
+    if code not in codes:
         return None
-    meters, counts, starts = _who(registers, register)
-    place = int(np.searchsorted(meters, meter))
-    if place == len(meters) or meters[place] != meter:
+    place = codes.index(code)
+    meters, counts, starts = _who(registers, place, MOST_READINGS)
+    at = int(np.searchsorted(meters, meter))
+    if at == len(meters) or meters[at] != meter:
         return None
-    rows = slice(int(starts[place]), int(starts[place] + counts[place]))
+    rows = slice(int(starts[at]), int(starts[at] + counts[at]))
+    total = int(counts.sum())
     time, value, epoch, status, late = (
-        _unpack(registers, register, name)[rows] for name in _READINGS
+        unpack(registers, place, name, total)[rows] for name in _READINGS
     )
-    lengths = {len(time), len(value), len(epoch), len(status), len(late), int(counts[place])}
-    if len(lengths) != 1:
-        raise DamagedError("the block's columns differ in length")
     return Stored(
         np.full(len(time), meter, np.uint32),
         np.full(len(time), code, np.uint16),
         status,
         epoch,
         time.cumsum(),
-        value.cumsum() if register.cumulative else value,
+        value.cumsum() if registers[place].cumulative else value,
         late,
     )
 
 
-def _open(body: bytes) -> list[_Register]:
+def _open(body: bytes) -> list[Register]:
     if len(body) < _HEAD.size:
         raise DamagedError(f"a block of {len(body)} octets is too short for a header")
     magic, checksum = _HEAD.unpack_from(body)
@@ -286,27 +241,7 @@ def _open(body: bytes) -> list[_Register]:
         raise DamagedError(f"the block is no list of registers: {error}") from None
     if not registers:
         raise DamagedError("the block has no registers")
+    codes = [-1, *(register.code for register in registers), 1 << 16]
+    if any(after <= before for before, after in pairwise(codes)):
+        raise DamagedError("the block's registers do not ascend")
     return registers
-
-
-def _unpack(registers: list[_Register], register: _Register, name: str) -> npt.NDArray[Any]:
-    packed: Column = getattr(register, name)
-    if isinstance(packed, int):
-        if not 0 <= packed < len(registers):
-            raise DamagedError(f"the block's {name} refer to a register that is not there")
-        packed = getattr(registers[packed], name)
-    kind = _TYPES[name]
-    if isinstance(packed, list):
-        try:
-            return np.repeat(np.array(packed[0::2], kind), np.array(packed[1::2], np.int64))
-        except (ValueError, OverflowError):
-            raise DamagedError(f"the block's {name} are no runs") from None
-    if isinstance(packed, int):
-        raise DamagedError(f"the block's {name} refer to a reference")
-    try:
-        column = standalone.simple_decompress(packed)
-    except Exception as error:  # the library raises what it likes
-        raise DamagedError(f"the block's {name} cannot be unpacked: {error}") from None
-    if column is None or column.dtype != kind:
-        raise DamagedError(f"the block's {name} are of another type")
-    return np.asarray(column)

@@ -1,0 +1,404 @@
+"""Blocks: golden octets (tests/vectors/blocks, docs/block-format.md), and what is damaged."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tracemalloc
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
+
+from storage import blocks
+from storage.blocks import BRIEF, LASTING, MOST_READINGS, Stored
+from storage.journal import DamagedError
+
+VECTORS = sorted((Path(__file__).parents[1] / "vectors/blocks").glob("*.json"))
+NAMES = ("meter", "register", "status", "epoch", "time", "value", "late")
+TYPES = (np.uint32, np.uint16, np.uint16, np.uint32, np.int64, np.int64, np.int64)
+COLUMNS = ("meters", "counts", "time", "value", "epoch", "status", "late")
+EFFORTS = {"brief": BRIEF, "lasting": LASTING}
+
+each_vector = pytest.mark.parametrize("path", VECTORS, ids=[path.stem for path in VECTORS])
+
+
+@cache
+def vector(path: Path) -> tuple[Stored, bytes, int]:
+    """The readings, the body, and the effort of a vector."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    columns = [
+        np.array(found["readings"][name], kind) for name, kind in zip(NAMES, TYPES, strict=True)
+    ]
+    return Stored(*columns), bytes.fromhex(found["body"]), EFFORTS[found["effort"]]
+
+
+def named(name: str) -> bytes:
+    """The body of the vector with this name."""
+    return next(vector(path)[1] for path in VECTORS if path.stem == name)
+
+
+def assert_same(found: Stored, expected: Stored) -> None:
+    for name, kind in zip(NAMES, TYPES, strict=True):
+        column = getattr(found, name)
+        assert column.dtype == kind, name
+        assert column.tolist() == getattr(expected, name).tolist(), name
+
+
+def by_hand(body: bytes) -> list[tuple[int, ...]]:
+    """The readings of a block, one by one as the document says, in Python's own integers."""
+    assert body[:4] == b"WBB1"
+    assert struct.unpack_from("<I", body, 4)[0] == zlib.crc32(body[8:])
+    registers = msgspec.msgpack.decode(body[8:])
+    readings: list[tuple[int, ...]] = []
+    for code, *packed, cumulative in registers:
+        columns: dict[str, list[int]] = {}
+        for at, (name, column) in enumerate(zip(COLUMNS, packed, strict=True)):
+            own = registers[column][1 + at] if isinstance(column, int) else column
+            if isinstance(own, bytes):
+                columns[name] = standalone.simple_decompress(own).tolist()
+            else:
+                runs = zip(own[::2], own[1::2], strict=True)
+                columns[name] = [value for value, length in runs for _ in range(length)]
+        meter = at = 0
+        for step, count in zip(columns["meters"], columns["counts"], strict=True):
+            meter += step
+            time = value = 0
+            for _ in range(count):
+                time = wrapped(time + columns["time"][at])
+                value = wrapped(value * cumulative + columns["value"][at])
+                others = columns["status"][at], columns["epoch"][at]
+                readings.append((meter, code, *others, time, value, columns["late"][at]))
+                at += 1
+        assert {len(columns[name]) for name in COLUMNS[2:]} == {at}
+    return readings
+
+
+def wrapped(number: int) -> int:
+    """An integer as 64 bits with a sign hold it."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def test_there_are_vectors() -> None:
+    assert len(VECTORS) == 17
+
+
+@each_vector
+def test_golden_octets_are_read(path: Path) -> None:
+    expected, body, _ = vector(path)
+    assert_same(blocks.decode(body), expected)
+    rows = zip(*(getattr(expected, name).tolist() for name in NAMES), strict=True)
+    assert by_hand(body) == list(rows)
+
+
+@each_vector
+def test_golden_octets_are_read_by_series(path: Path) -> None:
+    expected, body, _ = vector(path)
+    pairs = set(zip(expected.meter.tolist(), expected.register.tolist(), strict=True))
+    for meter in {meter for meter, _ in pairs} | {2**31}:
+        for code in {code for _, code in pairs} | {999}:
+            found = blocks.series(body, meter, code)
+            own = (expected.meter == meter) & (expected.register == code)
+            if (meter, code) in pairs:
+                assert found is not None
+                assert_same(found, expected.take(own))
+            else:
+                assert found is None
+
+
+@each_vector
+def test_golden_octets_are_written(path: Path) -> None:
+    """All but what pcodec packs: another version of it may pack better."""
+    expected, body, effort = vector(path)
+    written = blocks.encode(expected, effort)
+    assert written[:4] == body[:4]
+    assert unpacked(written) == unpacked(body)
+    assert_same(blocks.decode(written), expected)
+
+
+def unpacked(body: bytes) -> list[list[Any]]:
+    """A block's columns, those that pcodec packed without their octets."""
+    registers = msgspec.msgpack.decode(body[8:])
+    return [[b"" if isinstance(column, bytes) else column for column in own] for own in registers]
+
+
+# Packed by hand: MessagePack's octets one by one, as the document's example shows them.
+EXAMPLE = bytes.fromhex(
+    "91"  # one register
+    "99 01"  # of nine fields: code 1
+    "92 07 01"  # meters: 7, once
+    "92 01 01"  # counts: 1, once
+    "92 cf 0000019ab697e800 01"  # time: 1,764,000,000,000, once
+    "92 cd 3039 01"  # value: 12,345, once
+    "92 03 01"  # epoch: 3, once
+    "92 00 01"  # status: 0, once
+    "92 00 01"  # late: 0, once
+    "c3"  # cumulative
+)
+
+
+def sealed(octets: bytes) -> bytes:
+    """A body with the right magic and the right checksum."""
+    return b"WBB1" + struct.pack("<I", zlib.crc32(octets)) + octets
+
+
+def test_the_octets_are_those_of_the_document() -> None:
+    assert named("one-reading") == sealed(EXAMPLE)
+    document = (Path(__file__).parents[2] / "docs/block-format.md").read_text(encoding="utf-8")
+    assert sealed(EXAMPLE).hex(" ") in " ".join(document.split())
+
+
+def refused(body: bytes) -> str:
+    """What decode says of a damaged body; series refuses it too, if asked for what is damaged."""
+    with pytest.raises(DamagedError) as error:
+        blocks.decode(body)
+    refusals = 0
+    for code in (1, 2, 3):
+        try:
+            blocks.series(body, 1, code)
+        except DamagedError:
+            refusals += 1
+    assert refusals
+    return str(error.value)
+
+
+@each_vector
+def test_cut_short(path: Path) -> None:
+    body = vector(path)[1]
+    for length in range(len(body)):
+        refused(body[:length])
+
+
+@each_vector
+def test_a_flipped_bit(path: Path) -> None:
+    body = vector(path)[1]
+    for bit in range(8 * len(body)):
+        damaged = bytearray(body)
+        damaged[bit // 8] ^= 1 << bit % 8
+        refused(bytes(damaged))
+
+
+def packed(values: list[int], kind: type[np.generic] = np.int64) -> bytes:
+    config = ChunkConfig(delta_spec=DeltaSpec.no_op(), mode_spec=ModeSpec.classic())
+    return bytes(standalone.simple_compress(np.array(values, kind), config))
+
+
+def block(*changes: dict[str, Any], code: int = 1) -> bytes:
+    """A block of sound registers, each of meter 1 with three readings, but for the changes."""
+    registers = []
+    for place, change in enumerate(changes):
+        columns: dict[str, Any] = {
+            "code": code + place,
+            "meters": [1, 1],
+            "counts": [3, 1],
+            "time": [1_000, 3],
+            "value": packed([1, 5, 9]),
+            "epoch": [1, 3],
+            "status": [0, 3],
+            "late": packed([0, 7, 0]),
+            "cumulative": True,
+        }
+        registers.append(list((columns | change).values()))
+    return sealed(msgspec.msgpack.encode(registers))
+
+
+def test_the_sound_block_is_sound() -> None:
+    body = block({}, dict.fromkeys(COLUMNS, 0))
+    found = blocks.decode(body)
+    assert found.register.tolist() == [1, 1, 1, 2, 2, 2]
+    assert found.time.tolist() == 2 * [1_000, 2_000, 3_000]
+    assert found.value.tolist() == 2 * [1, 6, 15]
+    one = blocks.series(body, 1, 2)
+    assert one is not None
+    assert one.late.tolist() == [0, 7, 0]
+
+
+HUGE = 2**60
+LONG = MOST_READINGS + 1
+
+# What pcodec unpacks to 2^24 equal values: a chunk says in 24 bits how many it has.
+MANY_VALUES = bytes.fromhex("70636f2103000201040104ffffff0010004800000000000000040000")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "a block of 0 octets is too short for a header"),
+        (b"WBB2" + block({})[4:], "the block starts with b'WBB2', not b'WBB1'"),
+        (b"WBJ1" + block({})[4:], "the block starts with b'WBJ1', not b'WBB1'"),
+        (block({}) + b"\0", "the block's checksum does not match its octets"),
+        (sealed(b""), "truncated"),
+        (sealed(b"\x90"), "the block has no registers"),
+        (sealed(block({})[8:] + b"\0"), "trailing"),
+        (sealed(block({})[8:] + block({})[8:]), "trailing"),
+        (sealed(b"\xdd\xff\xff\xff\xff"), "truncated"),
+        (sealed(b"\x91\x99\x01\xc6\xff\xff\xff\xff"), "truncated"),
+        (block({"more": 0}), "array"),
+        (block({"cumulative": 1}), "bool"),
+        (block({"code": 2}, {}), "the block's registers do not ascend"),
+        (block({"code": 3}, {}), "the block's registers do not ascend"),
+        (block({"code": -1}), "the block's registers do not ascend"),
+        (block({"code": 65_536}), "the block's registers do not ascend"),
+        # References.
+        (block({"late": 0}), "the block's late refer to a register that is not before"),
+        (block({"late": 1}, {}), "the block's late refer to a register that is not before"),
+        (block({"time": -1}), "the block's time refer to a register that is not before"),
+        (block({"counts": HUGE}), "the block's counts refer to a register that is not before"),
+        (block({}, {"late": 0}, {"late": 1}), "the block's late refer to a reference"),
+        (block({}, {"counts": [2, 1], "time": 0}), "the block's time are no runs"),
+        # Runs.
+        (block({"time": []}), "the block's time are no runs of the right length"),
+        (block({"time": [1_000]}), "the block's time are no runs"),
+        (block({"time": [1_000, 2, 5]}), "the block's time are no runs"),
+        (block({"time": [1_000, 3, 5]}), "the block's time are no runs"),
+        (block({"time": [1_000, 2]}), "the block's time are no runs"),
+        (block({"time": [1_000, 4]}), "the block's time are no runs"),
+        (block({"time": [1_000, 4, 5, -1]}), "the block's time are no runs"),
+        (block({"time": [1_000, 0, 5, 3]}), "the block's time are no runs"),
+        (block({"time": [1_000, HUGE]}), "the block's time are no runs"),
+        (block({"time": [1_000, 2**64 - 1, 5, 4]}), "the block's time are no runs"),
+        (block({"time": [2**63, 3]}), "the block's time are out of range"),
+        (block({"epoch": [-1, 3]}), "the block's epoch are out of range"),
+        (block({"epoch": [2**32, 3]}), "the block's epoch are out of range"),
+        (block({"status": [2**16, 3]}), "the block's status are out of range"),
+        # What pcodec packed.
+        (block({"time": b""}), "the block's time cannot be unpacked"),
+        (block({"time": b"pco!"}), "the block's time cannot be unpacked"),
+        (block({"value": packed([1, 2])}), "the block's value are not 3"),
+        (block({"value": packed([1, 2, 3, 4])}), "the block's value are not 3"),
+        (block({"value": packed([1] * 700)}), "the block's value are not 3"),
+        (block({"value": packed([])}), "the block's value are not 3"),
+        (block({"value": packed([1, 2, 3], np.uint64)}), "the block's value cannot be unpacked"),
+        (block({"epoch": packed([1, 2, 3])}), "the block's epoch cannot be unpacked"),
+        (block({"status": packed([1, 2, 3], np.int16)}), "the block's status cannot be unpacked"),
+        (block({"late": packed([1, 2, 3], np.float64)}), "the block's late cannot be unpacked"),
+        (block({"value": packed([1, 2, 3])[:-2]}), "the block's value cannot be unpacked"),
+        # Meters and their counts.
+        (block({"counts": []}), "the block's counts are no runs"),
+        (block({"counts": packed([])}), "the block's counts are not those of readings"),
+        (block({"counts": [0, 1]}), "the block's counts are not those of readings"),
+        (block({"counts": [-3, 1]}), "the block's counts are not those of readings"),
+        (block({"counts": [3, 2]}), "the block's meters are no runs"),
+        (block({"meters": [1, 2]}), "the block's meters are no runs"),
+        (block({"meters": [-1, 1]}), "the block's meters do not ascend"),
+        (block({"meters": [2**32, 1]}), "the block's meters do not ascend"),
+        (block({"meters": [1, 1, 0, 1], "counts": [1, 1, 2, 1]}), "the block's meters do not"),
+        (block({"meters": [2**63 - 1, 2], "counts": [1, 1, 2, 1]}), "the block's meters do not"),
+        # More than there is room for.
+        (block({"counts": [HUGE, 1]}), "the block's counts are not those of readings"),
+        (block({"counts": [HUGE, 16]}), "the block's counts are not those of readings"),
+        (block({"counts": [1, HUGE]}), "the block's counts are no runs of the right length"),
+        (block({"counts": [LONG, 1]}), "the block's counts are not those of readings"),
+        (block({"counts": packed([2**62, 2**62, 2**62, 2**62])}), "the block's counts are not"),
+        (block({"counts": MANY_VALUES}), "the block has more than 4194304 meters"),
+        (block({"meters": MANY_VALUES}), "the block's meters are not 1"),
+        (block({"value": MANY_VALUES}), "the block's value are not 3"),
+    ],
+)
+def test_what_is_said_of_damage(body: bytes, said: str) -> None:
+    assert said in refused(body)
+
+
+def test_readings_of_all_registers_together_are_bounded() -> None:
+    half = MOST_READINGS // 2 + 1
+    runs = {"counts": [half, 1]} | {
+        name: [1, half] for name in ("time", "value", "epoch", "status", "late")
+    }
+    assert len(blocks.decode(block(runs))) == half
+    with pytest.raises(DamagedError, match="the block's counts are not those of readings"):
+        blocks.decode(block(runs, runs | dict.fromkeys(COLUMNS, 0)))
+
+
+def test_many_values_in_few_octets_take_no_room() -> None:
+    assert len(MANY_VALUES) < 100
+    assert len(standalone.simple_decompress(MANY_VALUES)) == 2**24, "it says what it should say"
+    tracemalloc.start()
+    try:
+        for column in ("time", "value", "late", "meters"):
+            refused(block({column: MANY_VALUES}))
+            refused(block({column: [1, HUGE]}))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def decoded(body: bytes) -> None:
+    """Decode a body whole and by series, or have it refused; nothing else may happen."""
+    try:
+        found = blocks.decode(body)
+    except DamagedError:
+        found = None
+    for meter, code in ((1, 1), (12, 1), (3, 3)):
+        try:
+            own = blocks.series(body, meter, code)
+        except DamagedError:
+            continue
+        if found is not None:
+            rows = (found.meter == meter) & (found.register == code)
+            assert (own is None) == (not rows.any())
+            if own is not None:
+                assert_same(own, found.take(rows))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_octets_are_damaged_or_whole(octets: bytes) -> None:
+    decoded(octets)
+    decoded(sealed(octets))
+
+
+column = st.one_of(
+    st.binary(max_size=40),
+    st.lists(st.one_of(st.integers(-3, 9), st.integers(-(2**63), 2**64 - 1)), max_size=8),
+    st.tuples(st.integers(0, 3), st.integers(1, 3)).map(list),
+    st.integers(-2, 3),
+    st.lists(st.integers(0, 5), min_size=1, max_size=5).map(packed),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 3), st.integers(-(2**63), 2**64 - 1)),
+            *(column for _ in COLUMNS),
+            st.booleans(),
+        ),
+        max_size=4,
+    )
+)
+def test_any_columns_are_damaged_or_whole(registers: list[tuple[Any, ...]]) -> None:
+    decoded(sealed(msgspec.msgpack.encode(registers)))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    path=st.sampled_from(VECTORS),
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
+)
+def test_changed_octets_under_a_right_checksum(path: Path, places: list[tuple[int, int]]) -> None:
+    octets = bytearray(vector(path)[1][8:])
+    for place, octet in places:
+        octets[place % len(octets)] = octet
+    decoded(sealed(bytes(octets)))
+
+
+def test_any_octet_of_a_vector_may_change_under_a_right_checksum() -> None:
+    for name in ("two-registers", "conflicts", "largest-numbers"):
+        octets = named(name)[8:]
+        for place in range(len(octets)):
+            for octet in (0, 1, 0x7F, 0x80, 0xFF, octets[place] ^ 1):
+                decoded(sealed(octets[:place] + bytes([octet]) + octets[place + 1 :]))
+
+
+def test_more_readings_than_a_decoder_takes_are_not_encoded() -> None:
+    zeros: list[Any] = [np.zeros(MOST_READINGS + 1, kind) for kind in TYPES]
+    with pytest.raises(AssertionError):
+        blocks.encode(Stored(*zeros))
