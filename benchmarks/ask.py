@@ -11,6 +11,8 @@ from benchmarks.collector import Collector
 from benchmarks.load import household, send
 from query.client import Client
 
+Question = Callable[[Client, str], object]
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Fill a collector, then ask each question many times."""
@@ -24,13 +26,14 @@ def run(arguments: argparse.Namespace) -> None:
             time.sleep(0.05)
         print(f"{2 * len(rows):,} values of {arguments.meters:,} meters stored")
         print("question              median ms      p99 ms")
-        for name, question in _questions(now).items():
-            took = _time(client, question, arguments.times, arguments.meters)
+        for name, question in questions(now).items():
+            took = timed(client, question, arguments.times, arguments.meters)
             worst = took[int(len(took) * 0.99)]
             print(f"{name:20} {statistics.median(took):>10.3f}  {worst:>10.3f}")
 
 
-def _questions(now: int) -> dict[str, Callable[[Client, str], object]]:
+def questions(now: int) -> dict[str, Question]:
+    """What to ask of a meter whose newest reading is about of ``now``, by name."""
     day, month = now - 86_400_000, now - 30 * 86_400_000
     return {
         "ping": lambda client, _meter: client.ping(),
@@ -43,9 +46,8 @@ def _questions(now: int) -> dict[str, Callable[[Client, str], object]]:
     }
 
 
-def _time(
-    client: Client, question: Callable[[Client, str], object], times: int, meters: int
-) -> list[float]:
+def timed(client: Client, question: Question, times: int, meters: int) -> list[float]:
+    """Milliseconds that a question took, sorted; another meter each time."""
     took = []
     for number in range(times):
         meter = f"bench-{number * 7919 % meters:07d}"
