@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import terminal
 from benchmarks.ask import Question, questions, timed
 from benchmarks.collector import Collector, first_answer, peak
 from benchmarks.filling import REGISTERS, Costs, Filler
 from benchmarks.homes import STEP_MS, Homes, names
-from benchmarks.terminal import progress
+from benchmarks.terminal import millions, positive, progress, wrong
 from query.client import Client
 from storage.defaults import Defaults
 from storage.engine import Database, database_path
-from storage.queries import Reader
+from storage.queries import Reader, UnknownMeterError
 from telemetry.registers import ENERGY_IMPORT
 
 TARGET_CPU, TARGET_SLICE, TARGET_SPREAD = 0.6, 50.0, 0.10
@@ -50,6 +51,8 @@ class _Size:
 def run(arguments: argparse.Namespace) -> None:
     """Fill a database to each size; there ask, and then measure what more costs."""
     sizes = sorted(int(size * _MILLION) for size in arguments.millions)
+    if sizes[0] < 2 * arguments.meters:
+        raise wrong("--millions: at least two readings of each of the --meters")
     with _directory(arguments.keep) as data:
         stored, homes = _found(Database(data), arguments.meters, sizes[-1])
         done: list[_Size] = []
@@ -85,17 +88,21 @@ def _found(database: Database, meters: int, largest: int) -> tuple[int, Homes]:
     reader = Reader(database)
     try:
         with reader.snapshot():
+            if reader.meter_count() != meters:
+                raise UnknownMeterError
             newest = [
                 {code: (instant, value) for code, instant, value, _ in reader.latest(meter)}
                 for meter in (reader.meter(name.decode()) for name in names(meters))
             ]
             stored = reader.readings() // REGISTERS
+    except UnknownMeterError:
+        raise wrong(f"{database.data} (--keep) was not filled with these --meters") from None
     finally:
         reader.close()
     energies = [registers[ENERGY_IMPORT] for registers in newest]
     instants = {instant for instant, _ in energies}
     if len(instants) != 1:
-        raise SystemExit(f"{database.data} was not filled by this benchmark: choose another --keep")
+        raise wrong(f"{database.data} (--keep) was not filled by this benchmark")
     energy = np.array([value for _, value in energies], np.int64)
     return stored, Homes(meters, instants.pop() + STEP_MS, energy)
 
@@ -208,18 +215,22 @@ def _compare(done: list[_Size]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The suite's options."""
     parser.add_argument(
-        "--millions", type=float, nargs="+", default=[1, 10, 100], help="of readings, at each size"
+        "--millions",
+        type=millions,
+        nargs="+",
+        default=[1, 10, 100],
+        help="of readings, at each size",
     )
-    parser.add_argument("--meters", type=int, default=1_000)
-    parser.add_argument("--times", type=int, default=300, help="that each question is asked")
+    parser.add_argument("--meters", type=terminal.meters, default=1_000)
+    parser.add_argument("--times", type=positive, default=300, help="that each question is asked")
     parser.add_argument(
         "--window",
-        type=float,
+        type=millions,
         default=2.048,
         help="millions of readings whose cost is measured: with 1,000 meters, eight passes of "
         "sealing, after which blocks are merged",
     )
-    parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--windows", type=positive, default=3)
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the database here, and go on with what is"
     )

@@ -13,9 +13,10 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from benchmarks import terminal
 from benchmarks.filling import Costs, Filler
 from benchmarks.homes import STEP_MS, STEPS_A_DAY, Homes, names
-from benchmarks.terminal import progress
+from benchmarks.terminal import positive, progress
 from benchmarks.victoria import BINARY, VictoriaMetrics
 from storage.defaults import Defaults
 from storage.engine import Database, database_path
@@ -133,6 +134,6 @@ def _lines(meters: int, start: int, rounds: int) -> Iterator[list[str]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The suite's options."""
-    parser.add_argument("--meters", type=int, default=1_000)
-    parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--meters", type=terminal.meters, default=1_000)
+    parser.add_argument("--days", type=positive, default=30)
     parser.add_argument("--no-victoria", action="store_true", help="leave VictoriaMetrics out")
