@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import platform
+import sys
 
-from benchmarks import ask, databases, ingest
+from benchmarks import ask, databases, grow, ingest, store
 
-SUITES = {"ingest": ingest, "ask": ask, "databases": databases}
+SUITES = {"ingest": ingest, "ask": ask, "databases": databases, "store": store, "grow": grow}
 
 
 def main() -> None:
@@ -20,6 +22,8 @@ def main() -> None:
         parsers[name] = subparsers.add_parser(name, help=suite.__doc__)
         suite.add_arguments(parsers[name])
     arguments = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # long work, piped into a file
     print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", end=", ")
     print(f"Python {platform.python_version()}")
     for name, suite in SUITES.items():
@@ -29,4 +33,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -15,6 +15,8 @@ from telemetry import calendar
 
 _LONGEST = 10_000  # ms of one question
 
+Question = Callable[[Client, str], object]
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Fill a collector, then ask each question many times."""
@@ -28,13 +30,14 @@ def run(arguments: argparse.Namespace) -> None:
             time.sleep(0.05)
         print(f"{2 * len(rows):,} values of {arguments.meters:,} meters stored")
         print("question              median ms      p99 ms")
-        for name, question in _questions(now).items():
-            took = _time(client, question, arguments.times, arguments.meters)
+        for name, question in questions(now).items():
+            took = timed(client, question, arguments.times, arguments.meters)
             worst = took[int(len(took) * 0.99)]
             print(f"{name:20} {statistics.median(took):>10.3f}  {worst:>10.3f}")
 
 
-def _questions(now: int) -> dict[str, Callable[[Client, str], object]]:
+def questions(now: int) -> dict[str, Question]:
+    """What to ask of a meter whose newest reading is about of ``now``, by name."""
     day, month = now - 86_400_000, now - 30 * 86_400_000
     first, last = (str(calendar.local_date(instant, ZoneInfo("UTC"))) for instant in (month, now))
     return {
@@ -51,9 +54,8 @@ def _questions(now: int) -> dict[str, Callable[[Client, str], object]]:
     }
 
 
-def _time(
-    client: Client, question: Callable[[Client, str], object], times: int, meters: int
-) -> list[float]:
+def timed(client: Client, question: Question, times: int, meters: int) -> list[float]:
+    """Milliseconds that a question took, sorted; another meter each time."""
     took: list[float] = []
     for number in range(times):
         if sum(took) > _LONGEST:

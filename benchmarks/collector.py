@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -16,8 +17,10 @@ import psutil
 
 from query.client import Client
 
+_ANSWERS_WITHIN = 60.0  # seconds
 
-def _free(kind: socket.SocketKind) -> int:
+
+def free_port(kind: socket.SocketKind) -> int:
     with socket.socket(socket.AF_INET, kind) as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -27,10 +30,12 @@ def _free(kind: socket.SocketKind) -> int:
 class Collector:
     """Started on entering, stopped and removed on leaving."""
 
-    def __init__(self) -> None:
-        self.data = Path(tempfile.mkdtemp(prefix="wattbus-bench-"))
-        self.udp = "127.0.0.1", _free(socket.SOCK_DGRAM)
-        ports = {name: _free(socket.SOCK_STREAM) for name in ("query", "live", "http")}
+    def __init__(self, data: Path | None = None) -> None:
+        """``data``: a directory that is there already, and stays."""
+        self._keep = data is not None
+        self.data = data or Path(tempfile.mkdtemp(prefix="wattbus-bench-"))
+        self.udp = "127.0.0.1", free_port(socket.SOCK_DGRAM)
+        ports = {name: free_port(socket.SOCK_STREAM) for name in ("query", "live", "http")}
         self.query = f"tcp://127.0.0.1:{ports['query']}"
         flags = [f"--{name}-port={port}" for name, port in ports.items()]
         flags += [f"--udp-port={self.udp[1]}", f"--data={self.data}", "--time-zone=UTC"]
@@ -40,10 +45,15 @@ class Collector:
             text=True,
         )
         assert self._process.stdout is not None
-        if "ready" not in self._process.stdout.readline():
-            raise RuntimeError("the collector did not start")
-        parent = psutil.Process(self._process.pid)
-        self.processes = {_name(child): child for child in parent.children()} | {"serve": parent}
+        try:
+            if "ready" not in self._process.stdout.readline():
+                raise RuntimeError("the collector did not start")
+            parent = psutil.Process(self._process.pid)
+            children = {_name(child): child for child in parent.children()}
+            self.processes = children | {"serve": parent}
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +61,8 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(60)
-        shutil.rmtree(self.data, ignore_errors=True)
+        if not self._keep:
+            shutil.rmtree(self.data, ignore_errors=True)
 
     def client(self) -> Client:
         """A client of it."""
@@ -69,6 +80,42 @@ class Collector:
     def memory(self) -> dict[str, float]:
         """Resident MiB of each process."""
         return {name: p.memory_info().rss / 2**20 for name, p in self.processes.items()}
+
+    def peaks(self) -> dict[str, float]:
+        """The most that was ever resident, in MiB of each process (Linux)."""
+        return {name: peak(process.pid) for name, process in self.processes.items()}
+
+
+def first_answer(data: Path, meter: str) -> float:
+    """Seconds from the start of a query service of its own on the data to its first answer."""
+    port = free_port(socket.SOCK_STREAM)
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "query", f"--data={data}", f"--query-port={port}"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        # Only then a client, which would wait longer and longer between its tries to connect.
+        while time.perf_counter() - began < _ANSWERS_WITHIN:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.005)
+        with Client(f"tcp://127.0.0.1:{port}", timeout=_ANSWERS_WITHIN, tries=1) as client:
+            client.latest(meter)
+        return time.perf_counter() - began
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def peak(pid: int) -> float:
+    """The most that was ever resident of a process, MiB; 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(found[0]) / 1024 if found else 0.0
 
 
 def _name(process: psutil.Process) -> str:

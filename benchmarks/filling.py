@@ -1,0 +1,123 @@
+"""The writer's own path in this process: commits and slices of sealing, timed one by one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from benchmarks.homes import Homes
+from storage.defaults import Defaults
+from storage.engine import Database
+from storage.limit_watch import LimitAlert
+from storage.writer import Writer
+from telemetry.readings import Readings
+
+LARGEST = 65_536  # values of a commit
+REGISTERS = 2
+_CLOCKS = {"process": time.process_time, "thread": time.thread_time}
+
+
+@dataclass
+class Cost:
+    """What a kind of work took: seconds by each clock, and each call's by the wall."""
+
+    cpu: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_CLOCKS, 0.0))
+    calls: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add what happens inside."""
+        before = {name: clock() for name, clock in _CLOCKS.items()}
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.calls.append(time.perf_counter() - began)
+            for name, clock in _CLOCKS.items():
+                self.cpu[name] += clock() - before[name]
+
+    def micros(self, readings: int, clock: str = "process") -> float:
+        """Microseconds of CPU a reading."""
+        return self.cpu[clock] / readings * 1e6
+
+    def slowest(self, share: float = 1.0) -> float:
+        """The longest call in ms, or the one longer than such a share of them."""
+        calls = sorted(self.calls)
+        return 1000 * calls[min(len(calls) - 1, int(len(calls) * share))] if calls else 0.0
+
+
+@dataclass
+class Costs:
+    """What storing took, by kind."""
+
+    commit: Cost = field(default_factory=Cost)
+    seal: Cost = field(default_factory=Cost)
+    rest: Cost = field(default_factory=Cost)  # sealing of what was not due yet
+    alerts: Cost = field(default_factory=Cost)
+    readings: int = 0
+
+    def commits(self, clock: str = "process") -> float:
+        """Microseconds of CPU a reading for commits."""
+        return self.commit.micros(self.readings, clock)
+
+    def sealing(self, clock: str = "process") -> float:
+        """Microseconds of CPU a reading for sealing."""
+        return sum(cost.micros(self.readings, clock) for cost in (self.seal, self.rest))
+
+    def both(self, clock: str = "process") -> float:
+        """Microseconds of CPU a reading for commits and sealing together."""
+        return self.commits(clock) + self.sealing(clock)
+
+
+class _Nobody:
+    """Takes what would be published; nobody listens."""
+
+    def readings(self, readings: Readings) -> None:
+        """Nothing is published."""
+
+    def alert(self, alert: LimitAlert) -> None:
+        """Nothing is published."""
+
+
+class Filler(Writer):
+    """A writer that is given its readings here instead of by receivers."""
+
+    def __init__(self, database: Database, defaults: Defaults) -> None:
+        """Open the database, which nobody else may write to."""
+        endpoint = f"inproc://filling-{id(self)}"
+        super().__init__(database, endpoint, defaults, _Nobody())
+        self.costs = Costs()
+
+    def fill(
+        self, homes: Homes, rounds: int, progress: Callable[[int], None] = lambda _: None
+    ) -> Costs:
+        """Store the homes' next readings; what it took.
+
+        Between two commits all is done that is due, as it is where the writer is not at its limit.
+        """
+        self.costs = Costs()
+        batch = max(1, LARGEST // (REGISTERS * homes.count))
+        for done in range(0, rounds, batch):
+            readings = homes.readings(min(batch, rounds - done))
+            with self.costs.commit.timed():
+                self._commit(readings)
+            self.costs.readings += len(readings) // REGISTERS
+            self._work()
+            progress(self.costs.readings)
+        return self.costs
+
+    def _work(self) -> None:
+        while self._watch.waiting and not self._postponed():
+            with self.costs.alerts.timed():
+                self._settle_limits()
+        self._busy = True
+        while self._busy:
+            with self.costs.seal.timed():
+                self._seal()
+
+    def seal_all(self) -> None:
+        """Seal what is in the journal, whether it is due or not, and merge what is to be merged."""
+        with self.costs.rest.timed():
+            self._sealer.seal_all()

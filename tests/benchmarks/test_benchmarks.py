@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.homes import STEP_MS, Homes
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> str:
+    """What a benchmark prints, at a size at which its times mean nothing."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_store_prints_what_a_month_costs() -> None:
+    printed = run("store", "--meters", "3", "--days", "2")
+    assert "576 readings of energy and power: 3 meters" in printed
+    assert "octets a reading (target 2.4)" in printed
+    # Not installed everywhere; where it is, it must hold the same values.
+    assert "VictoriaMetrics" in printed or "victoria-metrics is not installed" in printed
+    assert "do NOT compare" not in printed
+
+
+def test_grow_prints_costs_and_answers_at_each_size(tmp_path: Path) -> None:
+    small = ("--meters", "5", "--times", "2", "--window", "0.0005", "--windows", "2")
+    printed = run("grow", "--millions", "0.001", "0.003", *small, "--keep", str(tmp_path))
+    for size in ("1,000", "3,000"):
+        assert f"\n{size} readings of 5 meters" in printed
+    assert printed.count("month by hour") == 2
+    assert printed.count("(target 0.6: commit") == 2
+    # A second run goes on from what is there: 3,000 readings and the windows after them.
+    assert "\n4,000 readings of 5 meters" in run(
+        "grow", "--millions", "0.003", *small, "--keep", str(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 7, 96])
+def test_homes_are_the_same_in_any_batches(batch: int) -> None:
+    start = 1_700_000_000_000 // STEP_MS * STEP_MS
+    whole = Homes(4, start).rounds(96)
+    parts, homes = [], Homes(4, start)
+    for done in range(0, 96, batch):
+        parts.append(homes.rounds(min(batch, 96 - done)))
+    for column, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        assert np.array_equal(column, np.concatenate(pieces))
