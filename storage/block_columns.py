@@ -12,14 +12,22 @@ from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 from storage.journal import DamagedError
 from telemetry.readings import Int64s
 
-# Once sealed a block is soon merged with others: less effort, some 2 % more octets.
-BRIEF, LASTING = 4, 8
+# Once sealed a block is soon merged with others: less effort, some 1 % more octets.
+BRIEF, LASTING = 6, 8
 _CONFIGS = {
     level: ChunkConfig(
-        compression_level=level, delta_spec=DeltaSpec.no_op(), mode_spec=ModeSpec.auto()
+        compression_level=level, delta_spec=DeltaSpec.no_op(), mode_spec=ModeSpec.classic()
     )
     for level in (BRIEF, LASTING)
 }
+# Of 32 bits: each value from the two before it, as far as those tell it.
+_NARROW_CONFIGS = {
+    level: ChunkConfig(
+        compression_level=level, delta_spec=DeltaSpec.try_conv1(2), mode_spec=ModeSpec.classic()
+    )
+    for level in (BRIEF, LASTING)
+}
+_NARROW = np.iinfo(np.int32)
 _RUN = 8  # a column is written as runs where they are this long or longer
 _ROOM = 1024  # for the counts at first: nothing else says how many meters there are
 
@@ -40,6 +48,9 @@ class Register(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     status: Column
     late: Column
     cumulative: bool  # value: the differences within each series, the first value itself
+    divisor: int  # value: in units of this
+    guide: list[int]  # value: less what another register says; its place and the rate, or nothing
+    narrow: bool  # value: pcodec's number type is int32
 
 
 _TYPES: dict[str, type[np.generic]] = {
@@ -72,14 +83,30 @@ def pack(
     for place, columns in enumerate(earlier):
         if len(column) == len(columns[name]) and bool((column == columns[name]).all()):
             return place
+    return _runs(column) or bytes(standalone.simple_compress(column, _CONFIGS[effort]))
+
+
+def pack_values(column: Int64s, effort: int) -> tuple[Column, bool]:
+    """The column of values, and whether it is narrow."""
+    listed = _runs(column)
+    if listed:
+        return listed, False
+    if column.min() < _NARROW.min or column.max() > _NARROW.max:
+        return bytes(standalone.simple_compress(column, _CONFIGS[effort])), False
+    packed = standalone.simple_compress(column.astype(np.int32), _NARROW_CONFIGS[effort])
+    return bytes(packed), True
+
+
+def _runs(column: npt.NDArray[Any]) -> list[int]:
+    """The column as runs if those are long, else nothing."""
     bounds = changes(column)
-    if _RUN * (len(bounds) - 2) <= len(column):
-        runs = np.empty((len(bounds) - 1, 2), np.int64)
-        runs[:, 0] = column[bounds[:-1]]
-        np.subtract(bounds[1:], bounds[:-1], out=runs[:, 1])
-        listed: list[int] = runs.ravel().tolist()
-        return listed
-    return bytes(standalone.simple_compress(column, _CONFIGS[effort]))
+    if _RUN * (len(bounds) - 2) > len(column):
+        return []
+    runs = np.empty((len(bounds) - 1, 2), np.int64)
+    runs[:, 0] = column[bounds[:-1]]
+    np.subtract(bounds[1:], bounds[:-1], out=runs[:, 1])
+    listed: list[int] = runs.ravel().tolist()
+    return listed
 
 
 def _packed(registers: list[Register], place: int, name: str) -> bytes | list[int]:
@@ -99,10 +126,11 @@ def unpack(registers: list[Register], place: int, name: str, count: int) -> npt.
     packed = _packed(registers, place, name)
     if isinstance(packed, list):
         return _repeated(packed, name, count, count)
-    column = np.empty(count, _TYPES[name])
+    narrow = name == "value" and registers[place].narrow
+    column = np.empty(count, np.int32 if narrow else _TYPES[name])
     if _fill(column, packed, name) != count:
         raise DamagedError(f"the block's {name} are not {count}")
-    return column
+    return column.astype(np.int64) if narrow else column
 
 
 def unpack_counts(registers: list[Register], place: int, most: int) -> Int64s:

@@ -12,7 +12,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from storage.block_columns import BRIEF, LASTING, Register, changes, pack, unpack, unpack_counts
+from storage.block_columns import (
+    BRIEF,
+    LASTING,
+    Register,
+    changes,
+    pack,
+    pack_values,
+    unpack,
+    unpack_counts,
+)
 from storage.journal import Batch, DamagedError
 from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
 
@@ -34,7 +43,11 @@ _HEAD = struct.Struct("<4sI")
 _MAGIC = b"WBB1"
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[Register])
-_READINGS = ("time", "value", "epoch", "status", "late")
+_READINGS = ("time", "epoch", "status", "late")
+_SAMPLE = 32  # values that tell whether there is a common unit
+_RATE_BITS = 16
+_TELLING = 0.95  # a guide is worth its while where the rest is spread less by this
+_MOST_UNIT = 1 << 62
 
 # Some times what a pass takes: a decoder makes room for no more.
 MOST_READINGS = 1 << 22
@@ -132,6 +145,7 @@ def encode(stored: Stored, effort: int = LASTING) -> bytes:
     bounds = changes(stored.register)
     registers: list[Register] = []
     earlier: list[dict[str, npt.NDArray[Any]]] = []
+    guides: dict[int, Int64s] = {}
     for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         own = stored.take(slice(start, end))
         series = changes(own.meter)
@@ -142,16 +156,71 @@ def encode(stored: Stored, effort: int = LASTING) -> bytes:
             "meters": _differences(own.meter[firsts], firsts[:1]),
             "counts": series[1:] - firsts,
             "time": _differences(own.time, firsts),
-            "value": growth if cumulative else own.value,
             "epoch": own.epoch,
             "status": own.status,
             "late": own.late,
         }
         packed = {name: pack(name, column, earlier, effort) for name, column in columns.items()}
-        registers.append(Register(int(own.register[0]), **packed, cumulative=cumulative))
+        values, divisor = _divided(growth if cumulative else own.value)
+        guide: list[int] = []
+        place = packed["time"]
+        same = packed["counts"] == packed["meters"] == place
+        if same and not cumulative and isinstance(place, int) and place in guides:
+            values, guide = _guided(values, place, guides[place])
+        value, narrow = pack_values(values, effort)
+        registers.append(
+            Register(
+                int(own.register[0]),
+                **packed,
+                value=value,
+                cumulative=cumulative,
+                divisor=divisor,
+                guide=guide,
+                narrow=narrow,
+            )
+        )
+        if cumulative:
+            guides[len(earlier)] = _guide(growth, firsts)
         earlier.append(columns)
     body = _ENCODER.encode(registers)
     return _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
+
+
+def _divided(column: Int64s) -> tuple[Int64s, int]:
+    """A column in the largest unit that it is a whole number of: registers may count in tens."""
+    unit = int(np.gcd.reduce(column[:_SAMPLE]))
+    if unit > 1 and (column % unit).any():
+        unit = int(np.gcd.reduce(column))
+    return (column // unit, unit) if unit > 1 else (column, 1)
+
+
+def _guide(growth: Int64s, firsts: npt.NDArray[np.intp]) -> Int64s:
+    """What a cumulative register grew by at each reading; 0 at the first of each series."""
+    guide = growth.copy()
+    guide[firsts] = 0
+    return guide
+
+
+def _guided(values: Int64s, place: int, guide: Int64s) -> tuple[Int64s, list[int]]:
+    """Values less what the guide tells of them, if it tells anything: power follows energy."""
+    total = int(guide.sum())
+    rate = (int(values.sum()) << _RATE_BITS) // total if total > 0 else 0
+    if not 0 < rate < 1 << 31 or int(guide.max()) >= 1 << 31:
+        return values, []
+    rest = values - ((guide * rate) >> _RATE_BITS)
+    spread, without = np.abs(rest - rest.mean()).mean(), np.abs(values - values.mean()).mean()
+    return (rest, [place, rate]) if spread < _TELLING * without else (values, [])
+
+
+def _values(registers: list[Register], place: int, total: int, firsts: Int64s) -> Int64s:
+    """A register's values, or differences, in its own unit."""
+    register = registers[place]
+    values: Int64s = unpack(registers, place, "value", total)
+    if register.guide:
+        at, rate = register.guide
+        guide = _guide(unpack(registers, at, "value", total) * registers[at].divisor, firsts)
+        values = values + ((guide * rate) >> _RATE_BITS)
+    return values * register.divisor
 
 
 def _differences(column: npt.NDArray[Any], firsts: npt.NDArray[np.intp]) -> Int64s:
@@ -171,9 +240,8 @@ def decode(body: bytes) -> Stored:
         meters, counts, starts = _who(registers, place, left)
         total = int(counts.sum())
         left -= total
-        time, value, epoch, status, late = (
-            unpack(registers, place, name, total) for name in _READINGS
-        )
+        time, epoch, status, late = (unpack(registers, place, name, total) for name in _READINGS)
+        value = _values(registers, place, total, starts)
         time = _sums(time, starts, counts)
         if register.cumulative:
             value = _sums(value, starts, counts)
@@ -212,9 +280,8 @@ def series(body: bytes, meter: int, code: int) -> Stored | None:
         return None
     rows = slice(int(starts[at]), int(starts[at] + counts[at]))
     total = int(counts.sum())
-    time, value, epoch, status, late = (
-        unpack(registers, place, name, total)[rows] for name in _READINGS
-    )
+    time, epoch, status, late = (unpack(registers, place, name, total)[rows] for name in _READINGS)
+    value = _values(registers, place, total, starts)[rows]
     return Stored(
         np.full(len(time), meter, np.uint32),
         np.full(len(time), code, np.uint16),
@@ -241,7 +308,22 @@ def _open(body: bytes) -> list[Register]:
         raise DamagedError(f"the block is no list of registers: {error}") from None
     if not registers:
         raise DamagedError("the block has no registers")
+    for place, register in enumerate(registers):
+        _check(registers, place, register)
     codes = [-1, *(register.code for register in registers), 1 << 16]
     if any(after <= before for before, after in pairwise(codes)):
         raise DamagedError("the block's registers do not ascend")
     return registers
+
+
+def _check(registers: list[Register], place: int, register: Register) -> None:
+    if not 0 < register.divisor <= _MOST_UNIT:
+        raise DamagedError(f"the block's values are in units of {register.divisor}")
+    if register.guide:
+        if len(register.guide) != 2 or not 0 < register.guide[1] < 1 << 31:
+            raise DamagedError("the block's guide is no place and rate")
+        at = register.guide[0]
+        if not 0 <= at < place or not registers[at].cumulative or registers[at].guide:
+            raise DamagedError("the block's guide is no register before that grows")
+        if register.counts != at or register.time != at or register.meters != at:
+            raise DamagedError("the block's guide has other readings")

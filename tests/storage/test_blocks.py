@@ -25,6 +25,7 @@ VECTORS = sorted((Path(__file__).parents[1] / "vectors/blocks").glob("*.json"))
 NAMES = ("meter", "register", "status", "epoch", "time", "value", "late")
 TYPES = (np.uint32, np.uint16, np.uint16, np.uint32, np.int64, np.int64, np.int64)
 COLUMNS = ("meters", "counts", "time", "value", "epoch", "status", "late")
+REFERRING = tuple(name for name in COLUMNS if name != "value")
 EFFORTS = {"brief": BRIEF, "lasting": LASTING}
 
 each_vector = pytest.mark.parametrize("path", VECTORS, ids=[path.stem for path in VECTORS])
@@ -58,15 +59,19 @@ def by_hand(body: bytes) -> list[tuple[int, ...]]:
     assert struct.unpack_from("<I", body, 4)[0] == zlib.crc32(body[8:])
     registers = msgspec.msgpack.decode(body[8:])
     readings: list[tuple[int, ...]] = []
-    for code, *packed, cumulative in registers:
-        columns: dict[str, list[int]] = {}
-        for at, (name, column) in enumerate(zip(COLUMNS, packed, strict=True)):
-            own = registers[column][1 + at] if isinstance(column, int) else column
-            if isinstance(own, bytes):
-                columns[name] = standalone.simple_decompress(own).tolist()
-            else:
-                runs = zip(own[::2], own[1::2], strict=True)
-                columns[name] = [value for value, length in runs for _ in range(length)]
+    for code, *packed, cumulative, divisor, guide, _ in registers:
+        columns = {
+            name: column_by_hand(registers, at + 1, column)
+            for at, (name, column) in enumerate(zip(COLUMNS, packed, strict=True))
+        }
+        if guide:
+            place, rate = guide
+            grown = column_by_hand(registers, 1 + COLUMNS.index("value"), place)
+            starts = [sum(columns["counts"][:at]) for at in range(len(columns["counts"]))]
+            for at, growth in enumerate(grown):
+                told = 0 if at in starts else growth * registers[place][-3] * rate // 65536
+                columns["value"][at] += told
+        columns["value"] = [value * divisor for value in columns["value"]]
         meter = at = 0
         for step, count in zip(columns["meters"], columns["counts"], strict=True):
             meter += step
@@ -79,6 +84,16 @@ def by_hand(body: bytes) -> list[tuple[int, ...]]:
                 at += 1
         assert {len(columns[name]) for name in COLUMNS[2:]} == {at}
     return readings
+
+
+def column_by_hand(registers: list[Any], at: int, column: Any) -> list[int]:
+    """One column's values, or those that it refers to."""
+    own = registers[column][at] if isinstance(column, int) else column
+    if isinstance(own, bytes):
+        values: list[int] = standalone.simple_decompress(own).tolist()
+        return values
+    runs = zip(own[::2], own[1::2], strict=True)
+    return [value for value, length in runs for _ in range(length)]
 
 
 def wrapped(number: int) -> int:
@@ -132,15 +147,18 @@ def unpacked(body: bytes) -> list[list[Any]]:
 # Packed by hand: MessagePack's octets one by one, as the document's example shows them.
 EXAMPLE = bytes.fromhex(
     "91"  # one register
-    "99 01"  # of nine fields: code 1
+    "9c 01"  # of twelve fields: code 1
     "92 07 01"  # meters: 7, once
     "92 01 01"  # counts: 1, once
     "92 cf 0000019ab697e800 01"  # time: 1,764,000,000,000, once
-    "92 cd 3039 01"  # value: 12,345, once
+    "92 01 01"  # value: 1, once
     "92 03 01"  # epoch: 3, once
     "92 00 01"  # status: 0, once
     "92 00 01"  # late: 0, once
     "c3"  # cumulative
+    "cd 3039"  # divisor: 12,345
+    "90"  # guide: none
+    "c2"  # not narrow
 )
 
 
@@ -204,13 +222,16 @@ def block(*changes: dict[str, Any], code: int = 1) -> bytes:
             "status": [0, 3],
             "late": packed([0, 7, 0]),
             "cumulative": True,
+            "divisor": 1,
+            "guide": [],
+            "narrow": False,
         }
         registers.append(list((columns | change).values()))
     return sealed(msgspec.msgpack.encode(registers))
 
 
 def test_the_sound_block_is_sound() -> None:
-    body = block({}, dict.fromkeys(COLUMNS, 0))
+    body = block({}, dict.fromkeys(REFERRING, 0))
     found = blocks.decode(body)
     assert found.register.tolist() == [1, 1, 1, 2, 2, 2]
     assert found.time.tolist() == 2 * [1_000, 2_000, 3_000]
@@ -313,7 +334,7 @@ def test_readings_of_all_registers_together_are_bounded() -> None:
     }
     assert len(blocks.decode(block(runs))) == half
     with pytest.raises(DamagedError, match="the block's counts are not those of readings"):
-        blocks.decode(block(runs, runs | dict.fromkeys(COLUMNS, 0)))
+        blocks.decode(block(runs, runs | dict.fromkeys(REFERRING, 0)))
 
 
 def test_many_values_in_few_octets_take_no_room() -> None:
