@@ -21,10 +21,11 @@ _CLOCKS = {"process": time.process_time, "thread": time.thread_time}
 
 @dataclass
 class Cost:
-    """What a kind of work took: seconds by each clock, and each call's by the wall."""
+    """What a kind of work took: seconds of CPU by each clock, and each call's, wall and CPU."""
 
     cpu: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_CLOCKS, 0.0))
     calls: list[float] = field(default_factory=list)
+    calls_cpu: list[float] = field(default_factory=list)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -35,8 +36,10 @@ class Cost:
             yield
         finally:
             self.calls.append(time.perf_counter() - began)
-            for name, clock in _CLOCKS.items():
-                self.cpu[name] += clock() - before[name]
+            used = {name: clock() - before[name] for name, clock in _CLOCKS.items()}
+            for name, seconds in used.items():
+                self.cpu[name] += seconds
+            self.calls_cpu.append(used["thread"])
 
     def micros(self, readings: int, clock: str = "process") -> float:
         """Microseconds of CPU a reading."""
@@ -44,8 +47,16 @@ class Cost:
 
     def slowest(self, share: float = 1.0) -> float:
         """The longest call in ms, or the one longer than such a share of them."""
-        calls = sorted(self.calls)
-        return 1000 * calls[min(len(calls) - 1, int(len(calls) * share))] if calls else 0.0
+        return _at(self.calls, share)
+
+    def slowest_cpu(self, share: float = 1.0) -> float:
+        """The same by CPU: what it takes where nothing else runs and the disk does not wait."""
+        return _at(self.calls_cpu, share)
+
+
+def _at(calls: list[float], share: float) -> float:
+    ordered = sorted(calls)
+    return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 @dataclass

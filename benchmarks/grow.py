@@ -149,7 +149,8 @@ def _measure(data: Path, homes: Homes, arguments: argparse.Namespace) -> list[Co
     )
     print(f"limits of alerts beside these {alerts:.3f})")
     longest = max(cost.seal.slowest() for cost in costs)
-    print(f"longest slice {longest:.1f} ms (target {TARGET_SLICE:.0f}); ", end="")
+    cpu = max(cost.seal.slowest_cpu() for cost in costs)
+    print(f"longest slice {longest:.1f} ms (target {TARGET_SLICE:.0f}), of CPU {cpu:.1f}; ", end="")
     print(f"memory while storing at most {memory:.0f} MiB, this benchmark's with it ", end="")
     print(f"(target {TARGET_MEMORY}); load average {os.getloadavg()[0]:.2f}")
     return costs

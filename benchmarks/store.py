@@ -58,7 +58,8 @@ def print_costs(costs: Costs) -> None:
     print(f"  limits of alerts, beside these {costs.alerts.micros(costs.readings):.3f}")
     print(f"{len(costs.seal.calls):,} slices of sealing: the longest ", end="")
     print(f"{costs.seal.slowest():.1f} ms (target {TARGET_SLICE:.0f}), ", end="")
-    print(f"99 % within {costs.seal.slowest(0.99):.1f} ms")
+    print(f"99 % within {costs.seal.slowest(0.99):.1f}; ", end="")
+    print(f"of CPU {costs.seal.slowest_cpu():.1f} and {costs.seal.slowest_cpu(0.99):.1f} ms")
 
 
 def _print_size(path: Path, readings: int) -> None:
