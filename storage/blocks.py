@@ -117,26 +117,29 @@ NOTHING = Stored(
 
 def arrange(stored: Stored) -> Stored:
     """The readings by register, meter and time, of one instant by acceptance, repeats once."""
-    if not _arranged(stored):
+    if not is_arranged(stored):
         # Sixteen bits are sorted by radix, many times quicker.
         numbers = stored.meter - stored.meter.min()
         if numbers.max() < 1 << 16:
             numbers = numbers.astype(np.uint16)
         order = np.argsort(numbers, kind="stable")
         stored = stored.take(order[np.argsort(stored.register[order], kind="stable")])
-        if not _arranged(stored):
+        if not is_arranged(stored):
             stored = stored.take(np.lexsort((stored.late, stored.time, stored.series)))
     series, time = stored.series, stored.time
     same = (series[1:] == series[:-1]) & (time[1:] == time[:-1])
     if same.any():
         # A repeat with an older epoch says something new: its reading was before the reset.
+        # So does one of another status: an instant's doubts are those of all its repeats.
         same &= stored.value[1:] == stored.value[:-1]
+        same &= stored.status[1:] == stored.status[:-1]
         same &= stored.epoch[1:] >= stored.epoch[:-1]
         stored = stored.take(np.append(True, ~same))
     return stored
 
 
-def _arranged(stored: Stored) -> bool:
+def is_arranged(stored: Stored) -> bool:
+    """Whether readings are sorted as ``arrange`` sorts them."""
     series, time, late = stored.series, stored.time, stored.late
     behind = (time[1:] < time[:-1]) | ((time[1:] == time[:-1]) & (late[1:] < late[:-1]))
     wrong = (series[1:] < series[:-1]) | ((series[1:] == series[:-1]) & behind)
