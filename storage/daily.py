@@ -144,8 +144,8 @@ def _odd(joined: Stored, powers: dict[int, int]) -> npt.NDArray[np.bool_]:
         limited = np.array(sorted(powers), np.int64)
         most = np.array([powers[number] for number in limited.tolist()], np.float64)
         at = limited.searchsorted(joined.meter[1:]).clip(0, len(limited) - 1)
-        ceiling = np.where(limited[at] == joined.meter[1:], most[at], np.inf) / HOUR_MS
-        odd |= steps > elapsed * ceiling * (1 - 1e-9)
+        is_limited = limited[at] == joined.meter[1:]
+        odd |= is_limited & (steps > elapsed * (most[at] / HOUR_MS) * (1 - 1e-9))
     odd &= joined.meter[1:] == joined.meter[:-1]
     return odd
 
@@ -235,7 +235,8 @@ def around(
 ) -> Around:
     """The days that readings between two instants can change, as they are by all readings."""
     swaps = meters.replacements(connection, meter.number)
-    part = part_of(load, meter, swaps, earliest, latest)
+    # A reading changes the interval that ends with it too: what settles it comes before.
+    part = part_of(load, meter, swaps, None if earliest is None else earliest - 1, latest)
     if len(part) < 2:
         return Around(Days.concatenate([]), 0, 0, settled=True)
     sure = anchors.anchored(part.time, part.value, meter.max_power_w, swaps)
