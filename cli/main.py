@@ -18,6 +18,7 @@ from cli import (
     processes,
     repl,
     serve,
+    verify,
     watch,
 )
 
@@ -61,6 +62,12 @@ _PROGRAMS: tuple[_Program, ...] = (
         "bring the database to the schema of this version",
         migrate.add_arguments,
         migrate.run,
+    ),
+    (
+        "verify",
+        "check everything that is stored, while the collector runs",
+        verify.add_arguments,
+        verify.run,
     ),
 )
 _EPILOG = """\

@@ -47,7 +47,7 @@ _READINGS = ("time", "epoch", "status", "late")
 _SAMPLE = 32  # values that tell whether there is a common unit
 _RATE_BITS = 16
 _TELLING = 0.95  # a guide is worth its while where the rest is spread less by this
-_MOST_UNIT = 1 << 62
+_UNITS = (1_000_000, 100_000, 10_000, 1000, 100, 10)
 
 # Some times what a pass takes: a decoder makes room for no more.
 MOST_READINGS = 1 << 22
@@ -111,16 +111,18 @@ NOTHING = Stored(
 
 def arrange(stored: Stored) -> Stored:
     """The readings by register, meter and time, of one instant by acceptance, repeats once."""
-    if not _arranged(stored):
+    if not is_arranged(stored):
         order = np.argsort(near(stored.meter), kind="stable")
         stored = stored.take(order[np.argsort(stored.register[order], kind="stable")])
-        if not _arranged(stored):
+        if not is_arranged(stored):
             stored = stored.take(np.lexsort((stored.late, stored.time, stored.series)))
     series, time = stored.series, stored.time
     same = (series[1:] == series[:-1]) & (time[1:] == time[:-1])
     if same.any():
         # A repeat with an older epoch says something new: its reading was before the reset.
+        # So does one of another status: an instant's doubts are those of all its repeats.
         same &= stored.value[1:] == stored.value[:-1]
+        same &= stored.status[1:] == stored.status[:-1]
         same &= stored.epoch[1:] >= stored.epoch[:-1]
         stored = stored.take(np.append(True, ~same))
     return stored
@@ -132,7 +134,8 @@ def near(meter: UInt32s) -> npt.NDArray[Any]:
     return numbers.astype(np.uint16) if numbers.max() < 1 << 16 else numbers
 
 
-def _arranged(stored: Stored) -> bool:
+def is_arranged(stored: Stored) -> bool:
+    """Whether readings are sorted as ``arrange`` sorts them."""
     series, time, late = stored.series, stored.time, stored.late
     behind = (time[1:] < time[:-1]) | ((time[1:] == time[:-1]) & (late[1:] < late[:-1]))
     wrong = (series[1:] < series[:-1]) | ((series[1:] == series[:-1]) & behind)
@@ -187,11 +190,12 @@ def encode(stored: Stored, effort: int = LASTING) -> bytes:
 
 
 def _divided(column: Int64s) -> tuple[Int64s, int]:
-    """A column in the largest unit that it is a whole number of: registers may count in tens."""
-    unit = int(np.gcd.reduce(column[:_SAMPLE]))
-    if unit > 1 and (column % unit).any():
-        unit = int(np.gcd.reduce(column))
-    return (column // unit, unit) if unit > 1 else (column, 1)
+    """A column in the largest power of ten that divides it: registers may count in tens."""
+    sample = int(np.gcd.reduce(column[:_SAMPLE]))
+    for unit in _UNITS:
+        if sample and sample % unit == 0 and not (column % unit).any():
+            return column // unit, unit
+    return column, 1
 
 
 def _guide(growth: Int64s, firsts: npt.NDArray[np.intp]) -> Int64s:
@@ -317,7 +321,9 @@ def _open(body: bytes) -> list[Register]:
 
 
 def _check(registers: list[Register], place: int, register: Register) -> None:
-    if not 0 < register.divisor <= _MOST_UNIT:
+    if isinstance(register.value, int):
+        raise DamagedError("the block's values refer to others")
+    if register.divisor not in (1, *_UNITS):
         raise DamagedError(f"the block's values are in units of {register.divisor}")
     if register.guide:
         if len(register.guide) != 2 or not 0 < register.guide[1] < 1 << 31:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import meters, schema
-from storage.blocks import Stored
+from storage.blocks import Stored, changes, near
 from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
 from storage.engine import many
@@ -26,7 +26,7 @@ from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
 from telemetry.days import Days
 from telemetry.intervals import Flag
-from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s
+from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s, UInt32s
 from telemetry.registers import ENERGY_IMPORT
 
 Loads = Callable[[Meter], Load]
@@ -78,27 +78,27 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class _Tips:
-    """The newest sealed energy readings of some meters, by number."""
+    """The newest sealed energy readings of some meters, by number; shape (n,) each."""
 
-    stored: Stored
+    meter: UInt32s
+    time: Int64s
+    value: Int64s
+    status: UInt16s
     settled: npt.NDArray[np.bool_]
 
     @classmethod
     def between(cls, connection: sa.Connection, low: int, high: int) -> _Tips:
-        rows = connection.execute(_TIPS, {"low": low, "high": high}).all()
-        columns = np.array(sorted(tuple(row) for row in rows), np.int64).reshape(-1, 5)
-        meter, time, value, status, settled = columns.T
-        n = len(rows)
-        stored = Stored(
-            meter.astype(np.uint32),
-            np.full(n, ENERGY_IMPORT, np.uint16),
-            status.astype(np.uint16),
-            np.zeros(n, np.uint32),
-            time,
-            value,
-            np.zeros(n, np.int64),
-        )
-        return cls(stored, settled.astype(np.bool_))
+        rows = [tuple(row) for row in connection.execute(_TIPS, {"low": low, "high": high})]
+        columns = np.array(sorted(rows), np.int64).reshape(-1, 5)
+        meter, time, value, status, settled = columns.T.copy()
+        settled_there = settled.astype(np.bool_)
+        return cls(meter.astype(np.uint32), time, value, status.astype(np.uint16), settled_there)
+
+    def of(self, own: UInt32s) -> _Tips:
+        """Those of the given meters."""
+        at = own.searchsorted(self.meter).clip(0, len(own) - 1)
+        there = own[at] == self.meter
+        return _Tips(*(getattr(self, name)[there] for name in _Tips.__slots__))
 
 
 def grow(connection: sa.Connection, energy: Stored, defaults: Defaults) -> Grown:
@@ -109,46 +109,58 @@ def grow(connection: sa.Connection, energy: Stored, defaults: Defaults) -> Grown
     tips = _Tips.between(connection, **bounds)
     settings = connection.execute(_SETTINGS, bounds).all()
     swaps = connection.execute(_SWAPS, bounds).all()
-    own = np.unique(energy.meter)
-    tips_there = np.isin(tips.stored.meter, own)
-    joined = Stored.concatenate([tips.stored.take(tips_there), energy])
-    joined = joined.take(np.argsort(joined.meter, kind="stable"))
-    place = own.searchsorted(joined.meter)
+    own = energy.meter[changes(energy.meter)[:-1]]
+    tips = tips.of(own)
+    meter = np.concatenate([tips.meter, energy.meter])
+    order = np.argsort(near(meter), kind="stable")
+    meter, time, value, status = (
+        np.concatenate([getattr(tips, name), getattr(energy, name)])[order]
+        for name in ("meter", "time", "value", "status")
+    )
+    apart = meter[1:] != meter[:-1]
+    place = np.zeros(len(meter), np.int64)
+    np.cumsum(apart, out=place[1:])
 
-    powers = {number: power for number, _, power in settings if power is not None}
     again = np.zeros(len(own), np.bool_)
-    again[own.searchsorted(tips.stored.meter[tips_there & ~tips.settled])] = True
-    firsts = joined.time[place.searchsorted(np.arange(len(own)))]
+    again[own.searchsorted(tips.meter[~tips.settled])] = True
+    firsts = time[np.flatnonzero(np.append(True, apart))]
     for number, instant in swaps:
         at = int(own.searchsorted(number))
         if at < len(own) and own[at] == number and instant > firsts[at]:
             again[at] = True
-    again[place[1:][_odd(joined, powers)]] = True
+    powers = {number: power for number, _, power in settings if power is not None}
+    odd = _odd(meter, time, value, powers)
+    odd &= ~apart
+    again[place[1:][odd]] = True
 
-    flags = _own_flags(joined.status)
+    flags = _own_flags(status)
     flags[1:] |= flags[:-1].copy()
-    plain = ~again[place]
     zones = {number: zone for number, zone, _ in settings}
     added = []
     for name, members in _by_zone(own, zones, defaults).items():
-        rows = plain & np.isin(joined.meter, members)
-        part = joined.take(rows)
-        meter = part.meter.astype(np.int64)
-        added.append(days.divide(meter, part.time, part.value, flags[rows], ZoneInfo(name)))
+        rows = (~again & members)[place]
+        number = meter.astype(np.int64)
+        zone = ZoneInfo(name)
+        if rows.all():
+            added.append(days.divide(number, time, value, flags, zone))
+        else:
+            found = days.divide(number[rows], time[rows], value[rows], flags[rows], zone)
+            added.append(found)
     return Grown(Days.concatenate(added), own[again].tolist(), ~again)
 
 
-def _odd(joined: Stored, powers: dict[int, int]) -> npt.NDArray[np.bool_]:
-    """Which readings but the first do not plainly go on from the one before."""
-    elapsed, steps = np.diff(joined.time), np.diff(joined.value)
+def _odd(
+    meter: UInt32s, time: Int64s, value: Int64s, powers: dict[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Which readings but the first do not plainly go on from the one before, were it theirs."""
+    elapsed, steps = time[1:] - time[:-1], value[1:] - value[:-1]
     odd = (elapsed <= 0) | (steps < 0)
     if powers:
         limited = np.array(sorted(powers), np.int64)
         most = np.array([powers[number] for number in limited.tolist()], np.float64)
-        at = limited.searchsorted(joined.meter[1:]).clip(0, len(limited) - 1)
-        ceiling = np.where(limited[at] == joined.meter[1:], most[at], np.inf) / HOUR_MS
-        odd |= steps > elapsed * ceiling * (1 - 1e-9)
-    odd &= joined.meter[1:] == joined.meter[:-1]
+        at = limited.searchsorted(meter[1:]).clip(0, len(limited) - 1)
+        is_limited = limited[at] == meter[1:]
+        odd |= is_limited & (steps > elapsed * (most[at] / HOUR_MS) * (1 - 1e-9))
     return odd
 
 
@@ -159,12 +171,14 @@ def _own_flags(status: UInt16s) -> UInt16s:
 
 
 def _by_zone(
-    own: npt.NDArray[np.uint32], zones: dict[int, str | None], defaults: Defaults
-) -> dict[str, list[int]]:
-    members: dict[str, list[int]] = {}
-    for number in own.tolist():
-        members.setdefault(zones.get(number) or defaults.time_zone, []).append(number)
-    return members
+    own: UInt32s, zones: dict[int, str | None], defaults: Defaults
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which of the meters are in each zone."""
+    names = [zones.get(number) or defaults.time_zone for number in own.tolist()]
+    different = set(names)
+    if len(different) == 1:
+        return {names[0]: np.ones(len(own), np.bool_)}
+    return {name: np.array([other == name for other in names]) for name in sorted(different)}
 
 
 def add(connection: sa.Connection, added: Days, defaults: Defaults) -> None:
@@ -257,7 +271,8 @@ def around(
 ) -> Around:
     """The days that readings between two instants can change, as they are by all readings."""
     swaps = meters.replacements(connection, meter.number)
-    part = part_of(load, meter, swaps, earliest, latest)
+    # A reading changes the interval that ends with it too: what settles it comes before.
+    part = part_of(load, meter, swaps, None if earliest is None else earliest - 1, latest)
     if len(part) < 2:
         return Around(Days.concatenate([]), 0, 0, settled=True)
     sure = anchors.anchored(part.time, part.value, meter.max_power_w, swaps)

@@ -163,17 +163,20 @@ class Sealer:
         earliest, newest = int(own.time[0]), int(own.time[-1])
         if tip is not None:
             earliest = min(earliest, tip.time_ms)
-        behind = tip is not None and tip.settled and newest < tip.time_ms
-        # Its blocks of this slice are stored already.
+        older = tip is not None and newest < tip.time_ms
+        # Its blocks of this slice are stored already. Where the days that change end before the
+        # tip, they end with an anchor, and the tip counts as before.
         settled = daily.again(
             connection,
             meters.by_number(connection, number),
             sealed_load(connection, self._watermark_of(connection), number),
             self._defaults,
             earliest,
-            newest if behind else None,
+            newest if older and tip is not None and tip.settled else None,
         )
-        return settled or behind
+        if older:
+            latest.keep_settled(connection, number, settled)
+        return settled
 
     def _watermark_of(self, connection: sa.Connection) -> Watermark:
         return dataclasses.replace(self._watermark, shifts=self._store.shifts)

@@ -151,12 +151,12 @@ EXAMPLE = bytes.fromhex(
     "92 07 01"  # meters: 7, once
     "92 01 01"  # counts: 1, once
     "92 cf 0000019ab697e800 01"  # time: 1,764,000,000,000, once
-    "92 01 01"  # value: 1, once
+    "92 cd 3039 01"  # value: 12,345, once
     "92 03 01"  # epoch: 3, once
     "92 00 01"  # status: 0, once
     "92 00 01"  # late: 0, once
     "c3"  # cumulative
-    "cd 3039"  # divisor: 12,345
+    "01"  # divisor: 1
     "90"  # guide: none
     "c2"  # not narrow
 )
@@ -242,6 +242,7 @@ def test_the_sound_block_is_sound() -> None:
 
 
 HUGE = 2**60
+SAME = dict.fromkeys(REFERRING, 0) | {"cumulative": False}
 LONG = MOST_READINGS + 1
 
 # What pcodec unpacks to 2^24 equal values: a chunk says in 24 bits how many it has.
@@ -260,7 +261,7 @@ MANY_VALUES = bytes.fromhex("70636f2103000201040104ffffff00100048000000000000000
         (sealed(block({})[8:] + b"\0"), "trailing"),
         (sealed(block({})[8:] + block({})[8:]), "trailing"),
         (sealed(b"\xdd\xff\xff\xff\xff"), "truncated"),
-        (sealed(b"\x91\x99\x01\xc6\xff\xff\xff\xff"), "truncated"),
+        (sealed(b"\x91\x9c\x01\xc6\xff\xff\xff\xff"), "truncated"),
         (block({"more": 0}), "array"),
         (block({"cumulative": 1}), "bool"),
         (block({"code": 2}, {}), "the block's registers do not ascend"),
@@ -289,6 +290,22 @@ MANY_VALUES = bytes.fromhex("70636f2103000201040104ffffff00100048000000000000000
         (block({"epoch": [-1, 3]}), "the block's epoch are out of range"),
         (block({"epoch": [2**32, 3]}), "the block's epoch are out of range"),
         (block({"status": [2**16, 3]}), "the block's status are out of range"),
+        # Values.
+        (block({}, {"value": 0}), "the block's values refer to others"),
+        (block({"divisor": 0}), "the block's values are in units of 0"),
+        (block({"divisor": 7}), "the block's values are in units of 7"),
+        (block({"divisor": 10**7}), "the block's values are in units of 10000000"),
+        (block({"value": [2**63, 3]}), "the block's value are out of range"),
+        (block({"guide": [0, 1]}), "the block's guide is no register before that grows"),
+        (block({}, SAME | {"guide": [0]}), "the block's guide is no place and rate"),
+        (block({}, SAME | {"guide": [0, 0]}), "the block's guide is no place and rate"),
+        (block({}, SAME | {"guide": [0, 2**31]}), "the block's guide is no place and rate"),
+        (block({}, SAME | {"guide": [1, 5]}), "the block's guide is no register before"),
+        (block({}, SAME | {"guide": [-1, 5]}), "the block's guide is no register before"),
+        (block({"cumulative": False}, SAME | {"guide": [0, 5]}), "no register before that grows"),
+        (block({}, {"guide": [0, 5]}), "the block's guide has other readings"),
+        (block({"narrow": True}), "the block's value cannot be unpacked"),
+        (block({"value": packed([1, 2, 3], np.int32)}), "the block's value cannot be unpacked"),
         # What pcodec packed.
         (block({"time": b""}), "the block's time cannot be unpacked"),
         (block({"time": b"pco!"}), "the block's time cannot be unpacked"),
@@ -325,6 +342,18 @@ MANY_VALUES = bytes.fromhex("70636f2103000201040104ffffff00100048000000000000000
 )
 def test_what_is_said_of_damage(body: bytes, said: str) -> None:
     assert said in refused(body)
+
+
+def test_values_are_what_the_guide_tells_and_the_rest_in_their_unit() -> None:
+    body = block({"divisor": 100}, SAME | {"guide": [0, 3 << 15], "divisor": 10})
+    # The energy grows by 500 and 900; times 1.5 and with the rest of 1, 5, 9, all in tens.
+    power = [10, (750 + 5) * 10, (1350 + 9) * 10]
+    assert blocks.decode(body).value.tolist() == [100, 600, 1500, *power]
+    one = blocks.series(body, 1, 2)
+    assert one is not None
+    assert one.value.tolist() == power
+    narrow = block({"value": packed([1, 5, 9], np.int32), "narrow": True})
+    assert blocks.decode(narrow).value.tolist() == [1, 6, 15]
 
 
 def test_readings_of_all_registers_together_are_bounded() -> None:
