@@ -23,7 +23,7 @@ from storage.meters import Meter
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
 from telemetry.days import Days
-from telemetry.intervals import Flag
+from telemetry.intervals import Flag, Settled
 from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s
 from telemetry.registers import ENERGY_IMPORT
 
@@ -238,9 +238,9 @@ def around(
     # A reading changes the interval that ends with it too: what settles it comes before.
     part = part_of(load, meter, swaps, None if earliest is None else earliest - 1, latest)
     if len(part) < 2:
-        return Around(Days.concatenate([]), 0, 0, settled=True)
+        return Around(Days.concatenate([]), 0, 0, settled=_ends_plainly(load, part))
     sure = anchors.anchored(part.time, part.value, meter.max_power_w, swaps)
-    settled = len(sure) > 0 and int(sure[-1]) == len(part) - 1
+    settled = len(sure) > 0 and int(sure[-1]) == len(part) - 1 and _ends_plainly(load, part)
     zone = defaults.zone(meter)
     edges, dates = calendar.days(zone, int(part.time[0]), int(part.time[-1]))
     low = None if earliest is None else int(edges[0])
@@ -257,6 +257,12 @@ def around(
         flags=(slots.flags[there] & ~np.uint16(Flag.PARTIAL)).astype(np.int64),
     )
     return Around(found, int(dates[0]), int(dates[-1]), settled)
+
+
+def _ends_plainly(load: Load, part: Settled) -> bool:
+    """Whether the last instant has one reading: others' doubts go on to what comes next."""
+    last = int(part.time[-1]) if len(part) else 0
+    return not len(part) or len(load(last, last)) == 1
 
 
 def stored_days(connection: sa.Connection, meter: int, first: int, last: int) -> Days:
