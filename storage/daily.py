@@ -25,7 +25,7 @@ from storage.meters import Meter
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
 from telemetry.days import Days
-from telemetry.intervals import Flag
+from telemetry.intervals import Flag, Settled
 from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s, UInt32s
 from telemetry.registers import ENERGY_IMPORT
 
@@ -274,9 +274,9 @@ def around(
     # A reading changes the interval that ends with it too: what settles it comes before.
     part = part_of(load, meter, swaps, None if earliest is None else earliest - 1, latest)
     if len(part) < 2:
-        return Around(Days.concatenate([]), 0, 0, settled=True)
+        return Around(Days.concatenate([]), 0, 0, settled=_ends_plainly(load, part))
     sure = anchors.anchored(part.time, part.value, meter.max_power_w, swaps)
-    settled = len(sure) > 0 and int(sure.end[-1]) == len(part) - 1
+    settled = len(sure) > 0 and int(sure.end[-1]) == len(part) - 1 and _ends_plainly(load, part)
     zone = defaults.zone(meter)
     edges, dates = calendar.days(zone, int(part.time[0]), int(part.time[-1]))
     low = None if earliest is None else int(edges[0])
@@ -304,6 +304,12 @@ def deleted_before(connection: sa.Connection, meter: Meter) -> int:
     )
     found: int | None = connection.execute(deleted).scalar()
     return _LONG_AGO if found is None else found
+
+
+def _ends_plainly(load: Load, part: Settled) -> bool:
+    """Whether the last instant has one reading: others' doubts go on to what comes next."""
+    last = int(part.time[-1]) if len(part) else 0
+    return not len(part) or len(load(last, last)) == 1
 
 
 def stored_days(connection: sa.Connection, meter: int, first: int, last: int) -> Days:

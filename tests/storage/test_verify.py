@@ -250,6 +250,18 @@ def test_a_repeat_that_doubts_still_does_once_merged(house: House) -> None:
     assert house.scalar("SELECT flags FROM daily WHERE day = 20251009") == 0x401
 
 
+@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize(("value", "status"), [(0, 1), (1, 0)])
+def test_doubts_of_the_newest_instant_go_on_to_the_next_day(
+    house: House, count: int, value: int, status: int
+) -> None:
+    *_, last = plain(range(count))
+    repeat = [(1, ENERGY_IMPORT, last[2], last[3] + value, status, 1)]
+    back = [(1, ENERGY_IMPORT, last[2], last[3] + value, 0, 1)]
+    sealed_one_by_one(house, plain(range(count)), repeat, back, plain(range(40, 41)))
+    assert house.scalar("SELECT flags FROM daily WHERE day = 20251010") == (9 if value else 0x401)
+
+
 def test_another_value_of_the_newest_instant_changes_its_day(house: House) -> None:
     """That reading may be the one that settles the rest, and its interval lies before it."""
     sealed_one_by_one(house, plain(range(9)), [(1, ENERGY_IMPORT, NOW + 8 * HOUR, 90, 0, 1)])
