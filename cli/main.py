@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from cli import commands, config, meter, meter_options, processes, repl, serve, watch
+from cli import care, commands, config, meter, meter_options, processes, repl, serve, watch
 
 # Programs: name, summary, description, arguments, main.
 _Program = tuple[
@@ -17,6 +17,13 @@ _PROGRAMS: tuple[_Program, ...] = (
     ("serve", "start the whole collector", serve.add_arguments, serve.run),
     ("meter", "send datagrams as a meter does", meter_options.add_arguments, meter.run),
     ("repl", "ask questions, line by line", repl.add_arguments, repl.run),
+    (
+        "backup",
+        "copy everything that is stored to one file",
+        care.add_backup_arguments,
+        care.run_backup,
+    ),
+    ("restore", "make a backup the database", care.add_restore_arguments, care.run_restore),
     ("watch", "show a meter's readings as they are stored", watch.add_arguments, watch.run),
     (
         "receiver",

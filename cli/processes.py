@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import logging
 import os
 import signal
@@ -12,10 +11,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -161,9 +158,10 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
     from query.publisher import Publisher
+    from storage.lock import only_writer
     from storage.writer import Writer
 
-    with _only_writer(settings.directory):
+    with only_writer(settings.directory):
         publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
         part = Writer(settings.database, settings.writer_endpoint, settings.defaults, publisher)
         logging.getLogger("writer").info(
@@ -172,24 +170,6 @@ def writer(settings: Config, stop: threading.Event) -> None:
         say_ready()
         part.run(stop)
         publisher.close()
-
-
-@contextmanager
-def _only_writer(data: Path) -> Iterator[None]:
-    """Hold the data directory's lock; StartError when another writer has it."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        lock = (data / "writer.lock").open("a+")
-    except OSError as error:
-        raise StartError(f"cannot write to {data} (--data): {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StartError(
-                f"another wattbus writes to {data} already: stop it, or choose another --data"
-            ) from None
-        yield
 
 
 def query(settings: Config, stop: threading.Event) -> None:
