@@ -29,6 +29,8 @@ _TARGET_PRAGMAS = (
     "PRAGMA locking_mode = EXCLUSIVE",
     "PRAGMA cache_size = -16384",
 )
+# What a database keeps of how it was made; set before its first table.
+_KEPT_PRAGMAS = ("page_size", "auto_vacuum", "application_id", "user_version")
 
 
 @dataclass
@@ -111,8 +113,6 @@ def _target(file: Path) -> Iterator[Connection]:
         with engine.connect() as connection:
             for pragma in _TARGET_PRAGMAS:
                 connection.exec_driver_sql(pragma)
-            # The driver is in autocommit mode: without BEGIN each batch would be a transaction.
-            connection.exec_driver_sql("BEGIN")
             yield connection
             connection.exec_driver_sql("COMMIT")
     finally:
@@ -125,15 +125,20 @@ def _in_steps(source: Engine, target: Connection, progress: Progress) -> dict[st
     The answer is the rows of each table in the last snapshot.
     """
     with source.connect() as connection, connection.begin():
+        for name in _KEPT_PRAGMAS:
+            value = connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            target.exec_driver_sql(f"PRAGMA {name} = {value}")
         # As it is defined there, so that a database of an older version is copied as it is.
         made = connection.exec_driver_sql(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' "
             "ORDER BY type = 'table' DESC, rowid"
         )
+        # The driver is in autocommit mode: without BEGIN each batch would be a transaction.
+        target.exec_driver_sql("BEGIN")
         for (definition,) in made.all():
             target.exec_driver_sql(definition)
         tables = {layout.name: layout for layout in copying.layouts(connection)}
-    ahead = [tables[name] for name in copying.NEVER_CHANGED if name in tables]
+    ahead = [tables[name] for name in copying.HISTORY if name in tables]
     progress.enter("copying")
     for _ in range(_MOST_ROUNDS):
         if sum(copying.copy_ahead(source, target, each, progress.moved) for each in ahead) < _FEW:
@@ -150,17 +155,18 @@ def _in_steps(source: Engine, target: Connection, progress: Progress) -> dict[st
 
 def _at_once(source: Engine, target: Connection, progress: Progress) -> dict[str, int]:
     """Copy a database that lets a snapshot stand for long, as PostgreSQL does."""
-    schema.metadata.create_all(target)
     progress.enter("copying")
     with (
         source.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
         connection.begin(),
     ):
-        known = {table.name for table in schema.metadata.sorted_tables}
+        known = copying.known_tables(connection)
+        target.exec_driver_sql("BEGIN")
+        known.create_all(target)
         return {
             layout.name: copying.copy(connection, target, layout, progress.moved)
             for layout in copying.layouts(connection)
-            if layout.name in known
+            if layout.name in known.tables
         }
 
 

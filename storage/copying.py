@@ -1,8 +1,9 @@
 """Copies every row of a database into an empty SQLite one, whatever its tables; bounded in memory.
 
-Rows of ``NEVER_CHANGED`` tables are written once: a key never gets other columns, it can only be
-deleted. So they are copied in many short snapshots while the writer goes on, and one last snapshot
-tells which have gone and which have come meanwhile. Everything else is copied within that one.
+Rows of ``HISTORY`` tables are whole when they are written. Who changes one, as the deletion of a
+meter does, changes its number of readings; who merges some writes others under new keys. So they
+are copied in many short snapshots while the writer goes on, and one last snapshot tells which have
+gone and which have come meanwhile. Everything else is copied within that one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-NEVER_CHANGED = ("blocks", "journal")  # this order: sealing makes blocks of the journal
+from storage import schema
+
+HISTORY = ("blocks", "journal")  # this order: sealing makes blocks of the journal
+_MIGRATIONS = "alembic_version"
 _BODY = "body"
 _MOST_OCTETS = 4 * 2**20  # of bodies in memory
 _MOST_ROWS = 4096
@@ -56,6 +60,16 @@ def layouts(connection: Connection) -> list[Layout]:
     ]
 
 
+def known_tables(connection: Connection) -> sa.MetaData:
+    """Our tables, and the note of the migrations where there is one."""
+    known = sa.MetaData()
+    for table in schema.metadata.sorted_tables:
+        table.to_metadata(known)
+    if sa.inspect(connection).has_table(_MIGRATIONS):
+        sa.Table(_MIGRATIONS, known, autoload_with=connection)
+    return known
+
+
 def batches(
     connection: Connection, layout: Layout, after: Row | None = None
 ) -> Iterator[list[Row]]:
@@ -90,7 +104,7 @@ def insert(connection: Connection, layout: Layout, rows: list[Row], moved: Moved
 
 
 def copy_ahead(source: Engine, target: Connection, layout: Layout, moved: Moved) -> int:
-    """Copy what never changes, each batch in a snapshot of its own; the rows copied."""
+    """Copy history beyond what is there, each batch in a snapshot of its own; the rows copied."""
     table = layout.table
     key = [table.c[name] for name in layout.key]
     newest = target.execute(sa.select(*key).order_by(*(part.desc() for part in key))).first()

@@ -72,10 +72,11 @@ def restore_into(engine: Engine, file: Path, *, progress: Progress | None = None
     source = inspection.engine(file)
     try:
         with source.connect() as theirs, engine.begin() as ours:
-            schema.metadata.create_all(ours)
+            known = copying.known_tables(theirs)
+            known.create_all(ours)
             _refuse_filled(ours)
             layouts = {layout.name: layout for layout in copying.layouts(theirs)}
-            for table in schema.metadata.sorted_tables:
+            for table in known.sorted_tables:
                 layout = layouts[table.name]
                 ours.execute(table.delete())  # of ``info``, what making the tables put there
                 for rows in copying.batches(theirs, layout):

@@ -331,7 +331,9 @@ def test_damage_that_was_there_is_copied_and_said(make_stack: MakeStack, tmp_pat
     all_are_stored(stack, "a", 10)
     stack.stop()
     with closing(sqlite3.connect(database_path(stack.data))) as connection:
-        connection.execute("UPDATE journal SET body = CAST('x' || substr(body, 2) AS BLOB) WHERE id = 1")
+        connection.execute(
+            "UPDATE journal SET body = CAST('x' || substr(body, 2) AS BLOB) WHERE id = 1"
+        )
         connection.commit()
     file = tmp_path / "b.sqlite3"
     done = run("backup", "--data", stack.data, file)
