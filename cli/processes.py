@@ -17,11 +17,13 @@ from typing import TypeVar
 
 import msgspec
 import zmq
+from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
 
 from cli import config
 from cli.config import Config, ConfigError
 from query.messages import ListenerStatus, ReceiverStatus
 from storage.engine import StorageError
+from storage.trouble import plain
 from telemetry.receiver import Listener
 
 # Set by ``serve`` for its children: where to say that they are ready.
@@ -88,6 +90,11 @@ def run(part: Callable[[Config, threading.Event], None], arguments: argparse.Nam
         part(settings, stop_event())
     except (ConfigError, StartError, StorageError) as error:
         print(f"wattbus: {error}", file=sys.stderr)
+        return _EXIT_WRONG_INPUT
+    except (IntegrityError, ProgrammingError):
+        raise  # our mistakes
+    except DatabaseError as error:
+        print(f"wattbus: {plain(error)}", file=sys.stderr)
         return _EXIT_WRONG_INPUT
     return 0
 

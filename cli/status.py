@@ -51,6 +51,8 @@ def _lines(status: m.Status) -> Iterator[Record]:
     yield _line("storage", "meters", status.meters)
     yield _line("storage", "readings", status.readings)
     yield _line("storage", "size", round(status.database_octets / 2**20, 3), "MiB")
+    if status.damaged_rows:
+        yield _line("storage", "damaged", status.damaged_rows, "rows, left out (docs/care.md)")
     if status.writer is None:
         yield _line("writer", "state", "away")
         return
@@ -59,6 +61,8 @@ def _lines(status: m.Status) -> Iterator[Record]:
     yield _line("writer", "readings", writer.readings)
     yield _line("writer", "commits", writer.commits)
     yield _line("writer", "a commit takes", round(writer.commit_ms, 3), "ms")
+    if writer.trouble:
+        yield _line("writer", "trouble", writer.trouble)
     for number, receiver in enumerate(writer.receivers, 1):
         yield from _receiver_lines(f"receiver {number}", receiver, status.now_ms)
 

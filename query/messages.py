@@ -70,6 +70,7 @@ class WriterStatus(Reply, frozen=True):
     commits: int
     commit_ms: float  # the median duration of the latest commits
     receivers: list[ReceiverStatus]
+    trouble: str | None = None  # what keeps it from writing
 
 
 class Status(Reply, tag="status", frozen=True):
@@ -82,6 +83,7 @@ class Status(Reply, tag="status", frozen=True):
     readings: int  # values stored, repeats among them
     database_octets: int
     writer: WriterStatus | None
+    damaged_rows: int = 0  # of the journal; left out of all answers
 
 
 class GetStatus(Request, tag="get_status", frozen=True):

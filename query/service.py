@@ -193,6 +193,7 @@ class Service:
                 readings=reader.readings(),
                 database_octets=reader.octets,
                 writer=writer,
+                damaged_rows=reader.damaged,
             )
 
     def _reply(self, asker: _Asker, make: Callable[[], m.Reply | None]) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.pool import QueuePool
 
 from storage import schema
+from storage.trouble import plain
 
 # On every connection that writes. FULL: the WAL is synced at each commit, before it returns.
 _WRITER_PRAGMAS = (
@@ -21,6 +22,8 @@ _WRITER_PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
     "PRAGMA cache_size = -16384",
+    # The log is folded in every 1,000 pages, and cut to this when it begins anew (storage/wal.py).
+    "PRAGMA journal_size_limit = 16777216",
 )
 _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000")
 
@@ -142,5 +145,4 @@ def _quoted(path: Path) -> str:
 
 
 def _plain(error: Exception, data: Path) -> str:
-    reason = getattr(error, "orig", error)
-    return f"cannot open the database in {data}: {reason}. Is the directory yours and writable?"
+    return f"cannot open the database in {data}: {plain(error)}. Is it yours and writable?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,12 +10,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from storage import journal, meters, schema
-from storage.engine import Database, StorageError, database_path, open_reader
+from storage.engine import Database, database_path, open_reader
 from storage.meters import Meter
 from storage.tail import Tail
 from telemetry.intervals import Replacement
 from telemetry.readings import Series
 from telemetry.registers import Register
+
+log = logging.getLogger("storage")
 
 _BODIES_A_READ = 256
 _NEW = (
@@ -38,6 +41,7 @@ class Reader:
         self._path = database_path(database.data)
         self._engine = open_reader(database)
         self._tail = Tail()
+        self.damaged = 0  # rows of the journal that are left out
         self._last = 0
         self._current: sa.Connection | None = None
 
@@ -47,10 +51,7 @@ class Reader:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """See the database as it is now, all that is committed, until the end of the block.
-
-        Raises StorageError on damage.
-        """
+        """See the database as it is now, all that is committed, until the end of the block."""
         with self._engine.connect() as connection, connection.begin():
             self._current = connection
             try:
@@ -72,10 +73,20 @@ class Reader:
                 try:
                     self._tail.add(journal.decode(body))
                 except journal.DamagedError as error:
-                    raise StorageError(f"row {number} of the journal is damaged: {error}") from None
+                    self._leave_out(number, error)
                 self._last = number
             if len(rows) < _BODIES_A_READ:
                 return
+
+    def _leave_out(self, number: int, error: journal.DamagedError) -> None:
+        """Answer without a row that is damaged: what is in all others is right."""
+        self.damaged += 1
+        log.error(
+            "row %d of the journal is damaged (%s): its readings are left out of every answer. "
+            "docs/care.md says how to get them back",
+            number,
+            error,
+        )
 
     @property
     def octets(self) -> int:

@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -18,8 +19,8 @@ from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMete
 from storage.defaults import Defaults
 from storage.engine import (
     Database,
-    StorageError,
     close_writer,
+    database_path,
     keep_number,
     kept_number,
     open_writer,
@@ -28,6 +29,8 @@ from storage.inbox import Router
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.meter_index import UNKNOWN, MeterIndex, runs
 from storage.queries import Reader
+from storage.trouble import REFUSALS, Trouble, plain
+from storage.wal import WalGuard
 from telemetry import meter_id
 from telemetry.readings import Readings, UInt64s
 from telemetry.registers import ALERT_LIMIT
@@ -72,6 +75,8 @@ class Writer:
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
         self._settle_after = 0.0
+        self._wal = WalGuard(self._engine, database_path(database.data))
+        self._committing, self._settling = Trouble(), Trouble()
         self._load()
         self._observe_again()
 
@@ -125,25 +130,28 @@ class Writer:
         """
         readings = self._router.take()
         assert readings is not None
-        refused = False
         while True:
             try:
+                self._wal.admit()
                 self._commit(readings)
                 break
-            except sa.exc.OperationalError as error:
-                if not refused:
-                    log.error("cannot commit, keeping %d readings: %s", len(readings), error.orig)
-                refused = True
-                self._answer_requests()
-                if stop.is_set():
+            except REFUSALS as error:
+                self._committing.met(f"cannot commit, keeping {len(readings)} readings", error)
+                if not self._wait(stop):
                     log.error("stopping without %d readings, none of them confirmed", len(readings))
                     return False
-                time.sleep(_RETRY)
-        if refused:
-            log.info("committing again")
+        self._committing.over("committing again")
         self._router.committed()
         self._publisher.readings(readings)
         return True
+
+    def _wait(self, stop: threading.Event) -> bool:
+        """Answer requests until it is time to try again; False when told to stop."""
+        deadline = time.monotonic() + _RETRY
+        while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            self._router.turn_away(min(left, _IDLE))
+            self._answer_requests()
+        return not stop.is_set()
 
     def _commit(self, readings: Readings) -> None:
         began = time.perf_counter()
@@ -204,13 +212,15 @@ class Writer:
         if not self._watch.waiting or self._postponed():
             return
         try:
+            self._wal.admit()
             with self._reader.snapshot(), self._engine.begin() as connection:
                 alerts = self._watch.work(connection, _SETTLING)
-        except sa.exc.OperationalError as error:
-            log.error("cannot look for crossed limits, trying again: %s", error.orig)
+        except REFUSALS as error:
+            self._settling.met("cannot look for crossed limits", error)
             self._watch.failed()
             self._settle_after = time.monotonic() + _RETRY
             return
+        self._settling.over("looking for crossed limits again")
         self._watch.worked()
         for alert in alerts:
             self._publisher.alert(alert)
@@ -225,12 +235,9 @@ class Writer:
             settled = kept_number(connection, "settled")
             table = schema.journal
             rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
-            for number, body in connection.execute(rows.order_by(table.c.id)):
-                try:
-                    batch = journal.decode(body)
-                except journal.DamagedError as error:
-                    raise StorageError(f"row {number} of the journal is damaged: {error}") from None
-                self._watch.observe(batch, first_new=self._next_meter)
+            for _, body in connection.execute(rows.order_by(table.c.id)):
+                with suppress(journal.DamagedError):  # the reader says so
+                    self._watch.observe(journal.decode(body), first_new=self._next_meter)
 
     # Requests of the query service
 
@@ -247,6 +254,7 @@ class Writer:
             "readings": self._readings,
             "commits": self._commits,
             "commit_ms": 1000 * statistics.median(self._durations) if self._durations else 0.0,
+            "trouble": self._committing.text or self._settling.text,
             "receivers": [msgspec.Raw(report) for report in self._router.reports.values()],
         }
 
@@ -255,6 +263,7 @@ class Writer:
         try:
             wanted = _CHANGES.decode(body)
             check(wanted)
+            self._wal.admit()
             with self._engine.begin() as connection:
                 if isinstance(wanted, ReplaceMeter):
                     meter = meters.replace(connection, wanted)
@@ -263,8 +272,8 @@ class Writer:
         except (msgspec.MsgspecError, ChangeRefusedError) as error:
             code = getattr(error, "code", "bad_request")
             return {"error": {"code": code, "message": str(error)}}
-        except sa.exc.OperationalError as error:
-            return {"error": {"code": "unavailable", "message": f"the database: {error.orig}"}}
+        except REFUSALS as error:
+            return {"error": {"code": "unavailable", "message": f"the database: {plain(error)}"}}
         if meter.number == self._next_meter:
             high, low = (np.array([half], np.uint64) for half in meter_id.halves(meter.octets))
             self._index.add(high, low, np.array([meter.number], np.int64))

@@ -1,0 +1,57 @@
+"""What is said of a database that refuses, in plain words and once."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+
+import sqlalchemy as sa
+
+log = logging.getLogger("writer")
+
+
+class HeldUpError(Exception):
+    """Nothing is to be written now; later it may be."""
+
+
+# What is tried again, for as long as it takes.
+REFUSALS = (sa.exc.OperationalError, HeldUpError)
+
+# By SQLite's primary result code: what it means here, and what is to be done.
+_MEANINGS = {
+    sqlite3.SQLITE_FULL: "the disk is full: make room",
+    sqlite3.SQLITE_IOERR: "the disk takes no more, or fails: make room, or look at the disk",
+    sqlite3.SQLITE_BUSY: "another program keeps the database locked: end it",
+    sqlite3.SQLITE_READONLY: "the database may not be written to: give it back its permissions",
+    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened: is its directory still there?",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged: restore a backup",
+    sqlite3.SQLITE_NOTADB: "the database is damaged, or none: restore a backup",
+}
+
+
+def plain(error: Exception) -> str:
+    """What an error means and, in brackets, what the database said."""
+    said = getattr(error, "orig", None) or error
+    code = getattr(said, "sqlite_errorcode", None)
+    meaning = None if code is None else _MEANINGS.get(code & 0xFF)
+    return f"{meaning} ({said})" if meaning else str(said)
+
+
+class Trouble:
+    """What keeps one kind of work from being done; said when it begins and when it ends."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None  # None: there is none
+
+    def met(self, what: str, error: Exception) -> None:
+        """The work failed; said in the log unless the same was said before."""
+        text = f"{what}: {plain(error)}"
+        if self.text is None:
+            log.error("%s. It goes on by itself once it can", text)
+        self.text = text
+
+    def over(self, what: str) -> None:
+        """The work was done."""
+        if self.text is not None:
+            log.info("%s", what)
+            self.text = None
