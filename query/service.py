@@ -95,6 +95,9 @@ class Service:
     def _snapshot(self) -> Iterator[Reader]:
         """The database as it is now; what it cannot answer becomes a BusError."""
         try:
+            if self._reader is not None and self._reader.moved:  # restored from a backup
+                self._reader.close()
+                self._reader = None
             if self._reader is None:
                 self._reader = Reader(self._database)
             with self._reader.snapshot():

@@ -44,6 +44,15 @@ def database_path(data: Path) -> Path:
     return data / "wattbus.sqlite3"
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from another that took its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def open_writer(database: Database) -> Engine:
     """The engine of the one process that writes; makes the directory and the tables if need be.
 

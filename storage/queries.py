@@ -10,7 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from storage import journal, meters, schema
-from storage.engine import Database, database_path, open_reader
+from storage.engine import Database, database_path, identity, open_reader
 from storage.meters import Meter
 from storage.tail import Tail
 from telemetry.intervals import Replacement
@@ -39,6 +39,7 @@ class Reader:
     def __init__(self, database: Database) -> None:
         """Open the database; raises StorageError where there is none yet."""
         self._path = database_path(database.data)
+        self._identity = identity(self._path)
         self._engine = open_reader(database)
         self._tail = Tail()
         self.damaged = 0  # rows of the journal that are left out
@@ -48,6 +49,11 @@ class Reader:
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+    @property
+    def moved(self) -> bool:
+        """Whether the database is no longer the one that was opened: open it again."""
+        return identity(self._path) != self._identity
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

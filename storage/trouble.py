@@ -38,20 +38,24 @@ def plain(error: Exception) -> str:
 
 
 class Trouble:
-    """What keeps one kind of work from being done; said when it begins and when it ends."""
+    """What keeps which work from being done; said when trouble begins and when all is over."""
 
     def __init__(self) -> None:
-        self.text: str | None = None  # None: there is none
+        self._by_work: dict[str, str] = {}
 
-    def met(self, what: str, error: Exception) -> None:
-        """The work failed; said in the log unless the same was said before."""
+    @property
+    def text(self) -> str | None:
+        """What there is, for people; None when there is none."""
+        return next(iter(self._by_work.values()), None)
+
+    def met(self, work: str, what: str, error: Exception) -> None:
+        """The work failed; one cause keeps several from being done, and is said once."""
         text = f"{what}: {plain(error)}"
-        if self.text is None:
+        if not self._by_work:
             log.error("%s. It goes on by itself once it can", text)
-        self.text = text
+        self._by_work[work] = text
 
-    def over(self, what: str) -> None:
+    def over(self, work: str) -> None:
         """The work was done."""
-        if self.text is not None:
-            log.info("%s", what)
-            self.text = None
+        if self._by_work.pop(work, None) is not None and not self._by_work:
+            log.info("%s again", work)

@@ -6,7 +6,6 @@ program may, for hours. Then the log grows with each commit, and at the limit co
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
-from storage.engine import StorageError
+from storage.engine import StorageError, identity
 from storage.trouble import HeldUpError
 
 LIMIT = 256 * 2**20  # octets; the log never becomes larger
@@ -33,7 +32,7 @@ class WalGuard:
         self._engine = engine
         self._path = path
         self._log = path.with_name(path.name + "-wal")
-        self._identity = _identity(path)
+        self._identity = identity(path)
         self._full = limit - min(_ROOM, limit // 4)
         self._tidied = 0.0
 
@@ -56,7 +55,7 @@ class WalGuard:
         Raises HeldUpError where the log has no room for it, StorageError where the database is
         no longer at its place, so that what is written would be lost.
         """
-        if _identity(self._path) != self._identity:
+        if identity(self._path) != self._identity:
             raise StorageError(
                 f"{self._path} was moved, removed or replaced while the writer had it open: "
                 "what was not confirmed is kept; put it back, or begin with a new one"
@@ -87,11 +86,3 @@ class WalGuard:
                 cursor.close()
         finally:
             connection.close()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -44,6 +44,7 @@ _LARGEST = 262_144  # readings
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
+_LOOKING = "looking for crossed limits"
 _CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(ChangeMeter | ReplaceMeter)
 
 
@@ -76,7 +77,7 @@ class Writer:
         self._durations: deque[float] = deque(maxlen=100)
         self._settle_after = 0.0
         self._wal = WalGuard(self._engine, database_path(database.data))
-        self._committing, self._settling = Trouble(), Trouble()
+        self._trouble = Trouble()
         self._load()
         self._observe_again()
 
@@ -136,11 +137,12 @@ class Writer:
                 self._commit(readings)
                 break
             except REFUSALS as error:
-                self._committing.met(f"cannot commit, keeping {len(readings)} readings", error)
+                kept = f"cannot commit, keeping {len(readings)} readings"
+                self._trouble.met("committing", kept, error)
                 if not self._wait(stop):
                     log.error("stopping without %d readings, none of them confirmed", len(readings))
                     return False
-        self._committing.over("committing again")
+        self._trouble.over("committing")
         self._router.committed()
         self._publisher.readings(readings)
         return True
@@ -216,11 +218,11 @@ class Writer:
             with self._reader.snapshot(), self._engine.begin() as connection:
                 alerts = self._watch.work(connection, _SETTLING)
         except REFUSALS as error:
-            self._settling.met("cannot look for crossed limits", error)
+            self._trouble.met(_LOOKING, "cannot look for crossed limits", error)
             self._watch.failed()
             self._settle_after = time.monotonic() + _RETRY
             return
-        self._settling.over("looking for crossed limits again")
+        self._trouble.over(_LOOKING)
         self._watch.worked()
         for alert in alerts:
             self._publisher.alert(alert)
@@ -254,7 +256,7 @@ class Writer:
             "readings": self._readings,
             "commits": self._commits,
             "commit_ms": 1000 * statistics.median(self._durations) if self._durations else 0.0,
-            "trouble": self._committing.text or self._settling.text,
+            "trouble": self._trouble.text,
             "receivers": [msgspec.Raw(report) for report in self._router.reports.values()],
         }
 
