@@ -133,7 +133,6 @@ class Writer:
         assert readings is not None
         while True:
             try:
-                self._wal.admit()
                 self._commit(readings)
                 break
             except REFUSALS as error:
@@ -156,6 +155,7 @@ class Writer:
         return not stop.is_set()
 
     def _commit(self, readings: Readings) -> None:
+        self._wal.admit()
         began = time.perf_counter()
         now = _now()
         starts, lengths = runs(readings.key_high, readings.key_low)
