@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,12 +11,14 @@ import sqlalchemy as sa
 
 from storage import history, journal, meters, schema, watermark
 from storage.blocks import Stored
-from storage.engine import Database, StorageError, octets, open_reader
+from storage.engine import Database, database_path, identity, octets, open_reader
 from storage.meters import Meter
 from storage.tail import Tail
 from telemetry.intervals import Replacement
 from telemetry.readings import Series
 from telemetry.registers import Register
+
+log = logging.getLogger("storage")
 
 _BODIES_A_READ = 256
 _MOST_REMEMBERED = 100_000
@@ -29,7 +32,7 @@ _LATEST = sa.select(
     schema.latest.c.register, schema.latest.c.time_ms, schema.latest.c.value, schema.latest.c.status
 ).where(schema.latest.c.meter == sa.bindparam("meter"))
 _NEWEST = sa.select(schema.latest.c.time_ms).where(
-    schema.latest.c.meter == sa.bindparam("meter"), schema.latest.c.register == sa.bindparam("code")
+    schema.latest.c.meter == sa.bindparam("meter"), schema.latest.c.register == sa.bindparam("register")
 )
 _ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
 
@@ -47,10 +50,13 @@ class Reader:
         With ``connect`` false a server is left alone until the first ``snapshot``.
         """
         self._database = database
+        self._file = None if database.url else database_path(database.data)
+        self._identity = self._file and identity(self._file)
         self._engine = open_reader(database, connect=connect)
         self._tail = Tail()
         self._watermark = watermark.Watermark()
         self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
+        self.damaged = 0  # rows of the journal that are left out
         self._last = 0
         self._current: sa.Connection | None = None
 
@@ -58,12 +64,14 @@ class Reader:
         """Close the connections."""
         self._engine.dispose()
 
+    @property
+    def moved(self) -> bool:
+        """Whether the database is no longer the one that was opened: open it again."""
+        return self._file is not None and identity(self._file) != self._identity
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """See the database as it is now, all that is committed, until the end of the block.
-
-        Raises StorageError on damage.
-        """
+        """See the database as it is now, all that is committed, until the end of the block."""
         with self._engine.connect() as connection, connection.begin():
             self._current = connection
             try:
@@ -90,11 +98,21 @@ class Reader:
                 try:
                     self._tail.add(number, journal.decode(body))
                 except journal.DamagedError as error:
-                    raise StorageError(f"row {number} of the journal is damaged: {error}") from None
+                    self._leave_out(number, error)
                 self._last = number
             if len(rows) < _BODIES_A_READ:
                 break
         self._tail.seal(self._watermark)
+
+    def _leave_out(self, number: int, error: journal.DamagedError) -> None:
+        """Answer without a row that is damaged: what is in all others is right."""
+        self.damaged += 1
+        log.error(
+            "row %d of the journal is damaged (%s): its readings are left out of every answer. "
+            "docs/care.md says how to get them back",
+            number,
+            error,
+        )
 
     @property
     def octets(self) -> int:
@@ -154,7 +172,7 @@ class Reader:
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
-        key = {"meter": meter.number, "code": register.code}
+        key = {"meter": meter.number, "register": register.code}
         sealed = self._connection.execute(_NEWEST, key).scalar()
         tail = self._tail.series(meter.number, register.code).time
         if not len(tail):
@@ -179,7 +197,7 @@ class Reader:
             return bool(sealed_there.late[0])
         tail = self._tail.series(meter.number, register.code).time
         before = tail[: int(np.flatnonzero(tail == instant)[0])]
-        key = {"meter": meter.number, "code": register.code}
+        key = {"meter": meter.number, "register": register.code}
         sealed = self._connection.execute(_NEWEST, key).scalar()
         return bool((before > instant).any()) or (sealed is not None and sealed > instant)
 

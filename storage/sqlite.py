@@ -22,6 +22,8 @@ _WRITER_PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
     "PRAGMA cache_size = -16384",
+    # The log is folded in every 1,000 pages, and cut to this when it begins anew (storage/wal.py).
+    "PRAGMA journal_size_limit = 16777216",
 )
 _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000")
 
@@ -29,6 +31,15 @@ _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000")
 def database_path(data: Path) -> Path:
     """Where the database stands in the data directory."""
     return data / "wattbus.sqlite3"
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from another that took its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def writer(data: Path) -> Engine:

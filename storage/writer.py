@@ -8,14 +8,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
 
-from storage import handover, journal, meters, schema
-from storage.changes import Change, ChangeMeter, ChangeRefusedError, ReplaceMeter, check
+from storage import handover, journal, registry_changes, schema
 from storage.database import AnotherWriterError
 from storage.defaults import Defaults
 from storage.engine import (
@@ -24,11 +23,11 @@ from storage.engine import (
     StorageError,
     UnavailableError,
     close_writer,
+    database_path,
     keep_number,
     kept_number,
     open_writer,
     prepare,
-    reason,
 )
 from storage.inbox import Router
 from storage.known import Known
@@ -36,6 +35,8 @@ from storage.limit_watch import LimitAlert, LimitWatch
 from storage.outage import Spooling
 from storage.queries import Reader
 from storage.sealing import Sealer
+from storage.trouble import Trouble
+from storage.wal import WalGuard
 from telemetry.readings import Readings
 
 log = logging.getLogger("writer")
@@ -47,7 +48,7 @@ _LARGEST = 65_536  # values
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
-_CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(ChangeMeter | ReplaceMeter)
+_LOOKING, _SEALING = "looking for crossed limits", "sealing"
 
 
 class Publisher(Protocol):
@@ -80,6 +81,8 @@ class Writer:
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
         self._settle_after = 0.0
+        self._wal = None if database.url else WalGuard(self._engine, database_path(database.data))
+        self._trouble = Trouble()
         if not self._away:
             with self._begin():
                 pass
@@ -104,6 +107,9 @@ class Writer:
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
         """A transaction; what we know of the database is then what it holds."""
+        if self._away:
+            raise UnavailableError("the database is away: try again when it is back")
+        self._admit()
         try:
             if self._spooling is not None and not self._known.next:
                 prepare(self._engine)
@@ -115,6 +121,11 @@ class Writer:
         except REFUSALS:
             self._sure = False
             raise
+
+    def _admit(self) -> None:
+        """Raise HeldUpError where SQLite's log has no room, StorageError where it is gone."""
+        if self._wal is not None:
+            self._wal.admit()
 
     def _catch_up(self, connection: sa.Connection) -> None:
         """On a new connection, or after a refusal: a commit that was cut off may have been made."""
@@ -176,7 +187,6 @@ class Writer:
         readings = self._router.take()
         assert readings is not None
         number = 0 if self._spooling is None else self._spooling.spool.number()
-        refused = False
         while True:
             try:
                 if self._spooling is None:
@@ -185,21 +195,23 @@ class Writer:
                     self._spooling.keep(readings, number, self._commit)
                 break
             except REFUSALS as error:
-                if not refused:
-                    log.error(
-                        "cannot commit, keeping %d readings: %s", len(readings), reason(error)
-                    )
-                refused = True
-                self._answer_requests()
-                if stop.is_set():
+                kept = f"cannot commit, keeping {len(readings)} readings"
+                self._trouble.met("committing", kept, error)
+                if not self._wait(stop):
                     log.error("stopping without %d readings, none of them confirmed", len(readings))
                     return False
-                time.sleep(_RETRY)
-        if refused:
-            log.info("committing again")
+        self._trouble.over("committing")
         self._router.committed()
         self._publisher.readings(readings)
         return True
+
+    def _wait(self, stop: threading.Event) -> bool:
+        """Answer requests until it is time to try again; False when told to stop."""
+        deadline = time.monotonic() + _RETRY
+        while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            self._router.turn_away(min(left, _IDLE))
+            self._answer_requests()
+        return not stop.is_set()
 
     def _commit(self, readings: Readings, number: int = 0) -> None:
         """Commit a batch; one with a number, which may be spooled, only once."""
@@ -240,13 +252,15 @@ class Writer:
         if not self._watch.waiting or self._postponed():
             return
         try:
+            self._admit()  # before our own snapshot, which would keep the log from being folded in
             with self._reader.snapshot(), self._begin() as connection:
                 alerts = self._watch.work(connection, _SETTLING)
         except REFUSALS as error:
-            log.error("cannot look for crossed limits, trying again: %s", reason(error))
+            self._trouble.met(_LOOKING, "cannot look for crossed limits", error)
             self._watch.failed()
             self._settle_after = time.monotonic() + _RETRY
             return
+        self._trouble.over(_LOOKING)
         self._watch.worked()
         for alert in alerts:
             self._publisher.alert(alert)
@@ -260,25 +274,24 @@ class Writer:
         settled = kept_number(connection, "settled")
         table = schema.journal
         rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
-        for number, body in connection.execute(rows.order_by(table.c.id)):
-            try:
-                batch = journal.decode(body)
-            except journal.DamagedError as error:
-                raise StorageError(f"row {number} of the journal is damaged: {error}") from None
-            self._watch.observe(batch, first_new=self._known.next_meter)
+        for _, body in connection.execute(rows.order_by(table.c.id)):
+            with suppress(journal.DamagedError):  # the reader says so
+                self._watch.observe(journal.decode(body), first_new=self._known.next_meter)
 
     # Sealing
 
     def _seal(self) -> None:
-        """Seal one slice, if one is due."""
-        if self._away:
+        """Seal one slice, if one is due and the log has room that commits do not need."""
+        self._busy = False
+        if self._away or (self._wal is not None and self._wal.pressing):
             return
         try:
             self._busy = self._sealer.step(_now())
-        except REFUSALS as error:
+            if self._busy:
+                self._trouble.over(_SEALING)
+        except (*REFUSALS, StorageError) as error:
             # The journal keeps what cannot be sealed: nothing is lost by waiting.
-            log.error("cannot seal, trying again: %s", reason(error))
-            self._busy = False
+            self._trouble.met(_SEALING, "cannot seal", error)
             self._sealer.postpone(_now())
 
     # Requests of the query service
@@ -298,30 +311,16 @@ class Writer:
             "commit_ms": 1000 * statistics.median(self._durations) if self._durations else 0.0,
             "spooling": self._away,
             "spooled": 0 if self._spooling is None else self._spooling.spool.waiting,
+            "trouble": self._trouble.text,
             "receivers": [msgspec.Raw(report) for report in self._router.reports.values()],
         }
 
     def _change(self, body: bytes) -> dict[str, Any]:
         """Make a change; the answer holds the meter's number, or an error's code and message."""
-        try:
-            wanted = _CHANGES.decode(body)
-            check(wanted)
-            if self._away:
-                raise UnavailableError("the database is away: try again when it is back")
-            with self._begin() as connection:
-                if isinstance(wanted, ReplaceMeter):
-                    meter = meters.replace(connection, wanted)
-                else:
-                    meter = meters.change(connection, wanted, self._known.next_meter, _now())
-        except (msgspec.MsgspecError, ChangeRefusedError) as error:
-            code = getattr(error, "code", "bad_request")
-            return {"error": {"code": code, "message": str(error)}}
-        except REFUSALS as error:
-            return {"error": {"code": "unavailable", "message": f"the database: {reason(error)}"}}
-        if meter.number == self._known.next_meter:
-            self._known.registered(meter.octets)
-        self._watch.recheck(meter.number)
-        return {"number": meter.number}
+        answer = registry_changes.make(body, self._begin, self._known, _now())
+        if "number" in answer:
+            self._watch.recheck(answer["number"])
+        return answer
 
 
 def _now() -> int:
