@@ -12,12 +12,15 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from storage import journal, schema
+from storage import blocks, journal, schema
 from storage.engine import StorageError
 
 _MAGIC = b"SQLite format 3\0"
 # What checks a body; raises ValueError.
-_DECODERS: dict[str, Callable[[bytes], object]] = {"journal": journal.decode}
+_DECODERS: dict[str, Callable[[bytes], object]] = {
+    "journal": journal.decode,
+    "blocks": blocks.decode,
+}
 
 
 @dataclass(frozen=True, slots=True)
