@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import sqlalchemy as sa
 
-from storage import history, journal, meters, schema, watermark
+from storage import damaged_rows, history, journal, meters, schema, watermark
 from storage.blocks import Stored
 from storage.engine import Database, database_path, identity, octets, open_reader
 from storage.meters import Meter
@@ -32,7 +32,8 @@ _LATEST = sa.select(
     schema.latest.c.register, schema.latest.c.time_ms, schema.latest.c.value, schema.latest.c.status
 ).where(schema.latest.c.meter == sa.bindparam("meter"))
 _NEWEST = sa.select(schema.latest.c.time_ms).where(
-    schema.latest.c.meter == sa.bindparam("meter"), schema.latest.c.register == sa.bindparam("register")
+    schema.latest.c.meter == sa.bindparam("meter"),
+    schema.latest.c.register == sa.bindparam("register"),
 )
 _ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
 
@@ -56,7 +57,7 @@ class Reader:
         self._tail = Tail()
         self._watermark = watermark.Watermark()
         self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
-        self.damaged = 0  # rows of the journal that are left out
+        self._damaged: set[int] = set()  # rows of the journal, not sealed, that are left out
         self._last = 0
         self._current: sa.Connection | None = None
 
@@ -106,13 +107,20 @@ class Reader:
 
     def _leave_out(self, number: int, error: journal.DamagedError) -> None:
         """Answer without a row that is damaged: what is in all others is right."""
-        self.damaged += 1
+        self._damaged.add(number)
         log.error(
             "row %d of the journal is damaged (%s): its readings are left out of every answer. "
             "docs/care.md says how to get them back",
             number,
             error,
         )
+
+    @property
+    def damaged(self) -> int:
+        """How many rows of the journal are damaged, and left out."""
+        sealed = self._watermark.sealed
+        self._damaged = {number for number in self._damaged if number > sealed}
+        return len(self._damaged) + damaged_rows.count(self._connection, sealed)
 
     @property
     def octets(self) -> int:

@@ -4,15 +4,17 @@ A pass takes the oldest rows of the journal into memory and goes through their m
 Each slice is one transaction: blocks of some groups of meters, their days, their newest readings,
 and the watermark that says that they no longer count in the journal. With the last slice the rows
 are deleted. What a dead writer had not sealed, the next one seals: a pass leaves no other trace.
+No pass goes beyond a row that is damaged: that row stays, and the next pass begins behind it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,7 @@ from storage.block_store import BlockStore
 from storage.blocks import Stored
 from storage.defaults import Defaults
 from storage.energy import Load
-from storage.engine import StorageError
+from storage.engine import UnavailableError
 from storage.meters import Meter
 from storage.watermark import Watermark
 from telemetry.readings import Int64s, Series
@@ -121,12 +123,28 @@ class Sealer:
                 .where(table.c.id > sealed, table.c.id <= last)
                 .order_by(table.c.id)
             ).all()
-        stored = Stored.concatenate([_decoded(number, body) for number, body in bodies])
+            whole, stopped = _decoded(bodies)
+            if stopped is not None and self._watermark.passing:
+                # It was whole when the pass began; the next transaction moves it out of the way.
+                raise UnavailableError(f"row {stopped} of the journal is damaged")
+            if not whole:
+                self._step_over(connection, last if stopped is None else stopped)
+                return
+        if stopped is not None:
+            last = whole[-1][0]
+        stored = Stored.concatenate([Stored.of(batch, number) for number, batch in whole])
         stored = stored.take(_by_meter(stored.meter))
         at = int(stored.meter.searchsorted(self._watermark.below))
         self._pass = _Pass(last, stored, _finest(stored), at)
         if at == len(stored):  # of meters that were deleted
             self._slice(self._pass)
+
+    def _step_over(self, connection: sa.Connection, number: int) -> None:
+        """Go on behind a damaged row, which stays in the journal (storage/damaged_rows.py)."""
+        reached = dataclasses.replace(self._watermark, sealed=number, passing=0, below=0)
+        watermark.write(connection, reached)
+        self._watermark = reached
+        self._count_journal(connection)
 
     def _slice(self, current: _Pass) -> None:
         """Seal some groups of the pass, and end it with the last."""
@@ -154,7 +172,8 @@ class Sealer:
             watermark.write(connection, reached)
             if ended:
                 table = schema.journal
-                connection.execute(table.delete().where(table.c.id <= current.last))
+                own = table.c.id.between(self._watermark.sealed + 1, current.last)
+                connection.execute(table.delete().where(own))
                 self._count_journal(connection)
         self._store.accept()
         self._watermark = reached
@@ -234,11 +253,17 @@ def sealed_load(connection: sa.Connection, reached: Watermark, number: int) -> L
     return load
 
 
-def _decoded(number: int, body: bytes) -> Stored:
-    try:
-        return Stored.of(journal.decode(body), number)
-    except journal.DamagedError as error:
-        raise StorageError(f"row {number} of the journal is damaged: {error}") from None
+def _decoded(
+    rows: Sequence[sa.Row[Any, Any]],
+) -> tuple[list[tuple[int, journal.Batch]], int | None]:
+    """The rows up to the first that is damaged, and the number of that one."""
+    whole: list[tuple[int, journal.Batch]] = []
+    for number, body in rows:
+        try:
+            whole.append((number, journal.decode(body)))
+        except journal.DamagedError:
+            return whole, number
+    return whole, None
 
 
 def _by_meter(meter: npt.NDArray[np.uint32]) -> Int64s:

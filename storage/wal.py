@@ -34,6 +34,7 @@ class WalGuard:
         self._log = path.with_name(path.name + "-wal")
         self._identity = identity(path)
         self._full = limit - min(_ROOM, limit // 4)
+        self._pressing = min(_PRESSING, limit // 4)
         self._tidied = 0.0
 
     @property
@@ -47,7 +48,7 @@ class WalGuard:
     @property
     def pressing(self) -> bool:
         """Whether work that can wait, sealing and retention, has to leave the room to commits."""
-        return self.octets >= _PRESSING
+        return self.octets >= self._pressing
 
     def admit(self) -> None:
         """Ask before a transaction.

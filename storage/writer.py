@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import msgspec
 import sqlalchemy as sa
 
-from storage import handover, journal, registry_changes, schema
-from storage.database import AnotherWriterError
+from storage import damaged_rows, handover, journal, registry_changes, schema
+from storage.database import AnotherWriterError, HeldUpError
 from storage.defaults import Defaults
 from storage.engine import (
     REFUSALS,
@@ -32,7 +32,7 @@ from storage.engine import (
 from storage.inbox import Router
 from storage.known import Known
 from storage.limit_watch import LimitAlert, LimitWatch
-from storage.outage import Spooling
+from storage.outage import LogHeld, ServerAway, Spooling
 from storage.queries import Reader
 from storage.sealing import Sealer
 from storage.trouble import Trouble
@@ -48,7 +48,7 @@ _LARGEST = 65_536  # values
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
-_LOOKING, _SEALING = "looking for crossed limits", "sealing"
+_LOOKING, _SEALING, _DRAINING = "looking for crossed limits", "sealing", "draining the spool"
 
 
 class Publisher(Protocol):
@@ -68,9 +68,11 @@ class Writer:
         self, database: Database, endpoint: str, defaults: Defaults, publisher: Publisher
     ) -> None:
         """Open the database and the socket; raises StorageError or zmq.ZMQError."""
-        self._spooling = Spooling(database) if database.url else None
+        url = database.url
+        self._spooling = Spooling(database, ServerAway(url) if url else LogHeld(self._admit))
         self._engine = self._open(database)
-        self._reader = Reader(database, connect=not self._away)
+        self._wal = None if url else WalGuard(self._engine, database_path(database.data))
+        self._reader = Reader(database, connect=not self._spooling.away)
         self._watch = LimitWatch(self._reader, defaults)
         self._sealer = Sealer(self._begin, defaults)
         self._busy = False  # sealing: more of it is due at once
@@ -80,12 +82,10 @@ class Writer:
         self._started = _now()
         self._readings = self._commits = 0
         self._durations: deque[float] = deque(maxlen=100)
-        self._settle_after = 0.0
-        self._wal = None if database.url else WalGuard(self._engine, database_path(database.data))
+        self._settle_after = self._drain_after = 0.0
         self._trouble = Trouble()
-        if not self._away:
-            with self._begin():
-                pass
+        if not self._spooling.away:
+            self._begin_knowing()
 
     def _open(self, database: Database) -> sa.Engine:
         """The engine; where the server is away it need not be there, if it was before."""
@@ -94,24 +94,27 @@ class Writer:
         except AnotherWriterError:
             raise
         except UnavailableError as error:
-            if self._spooling is None or not self._spooling.spool.known:
+            if not self._spooling.spool.known:
                 raise
             self._spooling.refused(error)
             return open_writer(database, connect=False)
 
-    @property
-    def _away(self) -> bool:
-        """Whether the database's server is away."""
-        return self._spooling is not None and self._spooling.away
+    def _begin_knowing(self) -> None:
+        """Learn what is in the database; later, where its log has no room now."""
+        try:
+            with self._begin():
+                pass
+        except HeldUpError as error:
+            self._spooling.refused(error)
 
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
         """A transaction; what we know of the database is then what it holds."""
-        if self._away:
+        if self._wal is None and self._spooling.away:
             raise UnavailableError("the database is away: try again when it is back")
         self._admit()
         try:
-            if self._spooling is not None and not self._known.next:
+            if self._wal is None and not self._known.next:
                 prepare(self._engine)
             with self._engine.begin() as connection:
                 if not self._sure or "known" not in connection.info:
@@ -129,8 +132,8 @@ class Writer:
 
     def _catch_up(self, connection: sa.Connection) -> None:
         """On a new connection, or after a refusal: a commit that was cut off may have been made."""
-        if self._spooling is not None:
-            self._spooling.opened(connection)
+        self._spooling.opened(connection)
+        damaged_rows.put_right(connection)
         self._sealer.learn(connection)
         if self._known.catch_up(connection):
             try:
@@ -145,7 +148,7 @@ class Writer:
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
             looking = self._watch.waiting and not self._postponed()
-            if looking or self._busy or self._draining():
+            if looking or self._busy or self._draining:
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -160,22 +163,32 @@ class Writer:
                 self._router.committed()
                 if stop.is_set() and not taken:
                     break
-            if self._spooling is not None:
-                self._spooling.drain(self._commit)
+            self._drain()
             self._settle_limits()
             self._seal()
         self.close()
 
+    @property
     def _draining(self) -> bool:
-        return self._spooling is not None and self._spooling.draining
+        return self._spooling.draining and time.monotonic() >= self._drain_after
+
+    def _drain(self) -> None:
+        """Commit some of what waits in the spool, if that can be done."""
+        if not self._draining:
+            return
+        try:
+            self._spooling.drain(self._commit)
+            self._trouble.over(_DRAINING)
+        except REFUSALS as error:
+            self._trouble.met(_DRAINING, "cannot commit what waits in the spool", error)
+            self._drain_after = time.monotonic() + _RETRY
 
     def close(self) -> None:
         """Close socket and database."""
         self._router.close()
         self._reader.close()
         close_writer(self._engine)
-        if self._spooling is not None:
-            self._spooling.close()
+        self._spooling.close()
 
     # Committing
 
@@ -186,13 +199,10 @@ class Writer:
         """
         readings = self._router.take()
         assert readings is not None
-        number = 0 if self._spooling is None else self._spooling.spool.number()
+        number = self._spooling.spool.number()
         while True:
             try:
-                if self._spooling is None:
-                    self._commit(readings)
-                else:
-                    self._spooling.keep(readings, number, self._commit)
+                self._spooling.keep(readings, number, self._commit)
                 break
             except REFUSALS as error:
                 kept = f"cannot commit, keeping {len(readings)} readings"
@@ -213,15 +223,14 @@ class Writer:
             self._answer_requests()
         return not stop.is_set()
 
-    def _commit(self, readings: Readings, number: int = 0) -> None:
-        """Commit a batch; one with a number, which may be spooled, only once."""
+    def _commit(self, readings: Readings, number: int) -> None:
+        """Commit a batch, which may come from the spool, once."""
         began = time.perf_counter()
         now = _now()
         with self._begin() as connection:
-            if self._spooling is not None:
-                if self._spooling.spool.has(number):
-                    return
-                keep_number(connection, self._spooling.spool.key, number)
+            if self._spooling.spool.has(number):
+                return
+            keep_number(connection, self._spooling.spool.key, number)
             numbers, new = self._known.number(connection, readings, now)
             batch = journal.sort(numbers, readings)
             connection.execute(
@@ -267,7 +276,7 @@ class Writer:
 
     def _postponed(self) -> bool:
         """Whether the database refused a moment ago."""
-        return self._away or time.monotonic() < self._settle_after
+        return self._spooling.away or time.monotonic() < self._settle_after
 
     def _observe_again(self, connection: sa.Connection) -> None:
         """Look at what was committed but not settled when the last writer ended."""
@@ -283,7 +292,7 @@ class Writer:
     def _seal(self) -> None:
         """Seal one slice, if one is due and the log has room that commits do not need."""
         self._busy = False
-        if self._away or (self._wal is not None and self._wal.pressing):
+        if self._spooling.away or (self._wal is not None and self._wal.pressing):
             return
         try:
             self._busy = self._sealer.step(_now())
@@ -309,9 +318,9 @@ class Writer:
             "readings": self._readings,
             "commits": self._commits,
             "commit_ms": 1000 * statistics.median(self._durations) if self._durations else 0.0,
-            "spooling": self._away,
-            "spooled": 0 if self._spooling is None else self._spooling.spool.waiting,
-            "trouble": self._trouble.text,
+            "spooling": self._spooling.away,
+            "spooled": self._spooling.spool.waiting,
+            "trouble": self._spooling.trouble or self._trouble.text,
             "receivers": [msgspec.Raw(report) for report in self._router.reports.values()],
         }
 

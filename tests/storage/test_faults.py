@@ -16,19 +16,22 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from cli.config import Config
 from storage import handover, schema
 from storage.changes import ChangeMeter
 from storage.defaults import Defaults
 from storage.engine import Database, database_path, open_writer
+from storage.queries import Reader
 from storage.wal import LIMIT, WalGuard
 from tests.cli.test_serve import Stream, all_are_stored, datagram, expected, part, stored
 from tests.conftest import ROOT, Stack
-from tests.storage.test_writer import NOW, Running, readings
+from tests.storage.test_writer import ENERGY, NOW, Running, readings
 
 MakeStack = Callable[..., Stack]
 MakeRunning = Callable[..., Running]
@@ -303,36 +306,173 @@ def test_the_log_stays_small_in_normal_work(running: Running) -> None:
     assert largest < 20 * 2**20
 
 
-def test_a_reader_that_holds_a_snapshot(running: Running, caplog: pytest.LogCaptureFixture) -> None:
-    """The log grows up to its limit, then commits wait; once the reader is gone they go on."""
-    caplog.set_level(logging.INFO)
-    limit = 48 * 2**20
-    running.writer._wal = WalGuard(running.writer._engine, database_path(running.data), limit)
-    running.send(readings([("a", NOW, 0)]))
-    total = 1
-    with closing(sqlite3.connect(database_path(running.data), isolation_level=None)) as other:
+@contextmanager
+def snapshot(data: Path) -> Iterator[sqlite3.Connection]:
+    """Another program holds a read transaction open, so that the log cannot begin anew."""
+    with closing(sqlite3.connect(database_path(data), isolation_level=None)) as other:
         other.execute("BEGIN")
         other.execute("SELECT count(*) FROM journal").fetchall()
-        deadline = time.monotonic() + 30
-        while running.ask(handover.STATUS)["trouble"] is None:
-            batch = [("a", NOW + total + n, n) for n in range(16_384)]
-            running.receiver.put(readings(batch))
-            total += len(batch)
-            running.receiver.tick()
-            assert wal(running.data) <= limit
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        yield other
+
+
+def fill_log(running: Running, total: int, limit: int) -> int:
+    """Hand readings over until the writer spools; the number of the next."""
+    deadline = time.monotonic() + 60
+    while not running.ask(handover.STATUS)["spooling"]:
+        running.send(readings([("a", NOW + total + n, n) for n in range(16_384)]))
+        total += 16_384
+        assert wal(running.data) <= limit
+        assert time.monotonic() < deadline
+    return total
+
+
+def drained(running: Running) -> None:
+    deadline = time.monotonic() + 60
+    while running.ask(handover.STATUS)["spooled"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def whole(running: Running, sent: int) -> None:
+    """Each reading is stored once, in the order in which it was sent."""
+    running._looking.close()
+    found = running.stored("a")
+    assert [time_ms for time_ms, _ in found] == [NOW + n for n in range(sent)]
+    assert running.reader.readings() == sent
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The log's limit, a small one."""
+    octets = 24 * 2**20
+    monkeypatch.setattr(WalGuard.__init__, "__defaults__", (octets,))
+    return octets
+
+
+def test_a_reader_that_holds_a_snapshot(
+    limit: int, make_running: MakeRunning, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log grows up to its limit, then the spool takes over until the reader is gone."""
+    caplog.set_level(logging.INFO)
+    running = make_running()
+    running.send(readings([("a", NOW, 0)]))
+    with snapshot(running.data) as other:
+        total = fill_log(running, 1, limit)
         assert wal(running.data) > limit / 2  # and not long before
-        trouble = running.ask(handover.STATUS)["trouble"]
-        assert "another program has been reading the database for so long" in trouble
+        for n in range(total, total + 100):
+            running.send(readings([("a", NOW + n, n)]))
+        total += 100
+        status = running.ask(handover.STATUS)
+        assert "another program has been reading the database for so long" in status["trouble"]
+        assert status["spooled"] >= 16_384 + 100
+        assert running.stored("a")[-1] < (NOW + total - status["spooled"], 0)
+        refused = running.change(ChangeMeter(id="b", add=True))["error"]
+        assert refused["code"] == "unavailable"
+        assert "another program has been reading" in refused["message"]
+        assert wal(running.data) <= limit
+        running._looking.close()
         assert other.execute("SELECT count(*) FROM journal").fetchone() == (1,)
-        other.execute("COMMIT")
-    running.deliver(30)
-    assert len(running.stored("a")) == total
+    drained(running)
+    whole(running, total)
+    status = running.ask(handover.STATUS)
+    assert not status["spooling"]
+    assert status["trouble"] is None
     running._looking.close()
     running.send(readings([("a", NOW + total, 1)]))
     assert wal(running.data) <= 17 * 2**20
-    assert ["its log has" in line for line in said(caplog)] == [True, False]  # once
+    lines = [line for line in said(caplog) if "spool" in line]
+    assert ["its log has" in line for line in lines] == [True, False, False]  # once
+    assert lines[-1] == "the spool is empty"
+    assert running.set("b")
+
+
+def test_writers_that_end_while_the_log_is_held(limit: int, make_running: MakeRunning) -> None:
+    """The next one starts, goes on spooling, and drains all once the reader is gone."""
+    running = make_running()
+    running.send(readings([("a", NOW, 0)]))
+    with snapshot(running.data):
+        total = fill_log(running, 1, limit)
+        for _ in range(3):
+            running.send(readings([("a", NOW + total, 1)]))
+            total += 1
+            running.restart()
+        assert running.ask(handover.STATUS)["spooling"]
+        running.send(readings([("a", NOW + total, 1)]))
+        total += 1
+    drained(running)
+    whole(running, total)
+
+
+_SMALL_LOG = """
+import sys
+from storage.wal import WalGuard
+WalGuard.__init__.__defaults__ = (24 * 2**20,)
+from cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_writer_that_is_killed_while_the_log_is_held(tmp_path: Path) -> None:
+    """What it had confirmed is in the spool or in the database, and is stored once."""
+    data = tmp_path / "data"
+    command = [sys.executable, "-c", _SMALL_LOG, "writer", "--data", str(data), "--live-port", "0"]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    receiver = handover.Handover(Config(data=str(data)).writer_endpoint, lambda _: b"{}")
+    total = 0
+
+    def send(count: int) -> None:
+        nonlocal total
+        receiver.put(readings([("a", NOW + total + n, n) for n in range(count)]))
+        total += count
+
+    def deliver() -> None:
+        deadline = time.monotonic() + 60
+        while receiver.undelivered:
+            assert time.monotonic() < deadline
+            receiver.tick()
+            time.sleep(0.001)
+
+    writer = start()
+    send(1)
+    deliver()
+    spool = data / "spool"
+    with snapshot(data):
+        while not list(spool.glob("*.spool")):
+            send(16_384)
+            deliver()
+        for number in range(5):
+            send(16_384)
+            receiver.tick()
+            time.sleep(0.03 * number)
+            writer.kill()
+            writer.wait()
+            writer = start()
+            send(10)
+            deliver()
+    # And amid draining.
+    for number in range(4):
+        time.sleep(0.3 + 0.15 * number)
+        writer.kill()
+        writer.wait()
+        writer = start()
+    send(1)
+    deliver()
+    deadline = time.monotonic() + 60
+    while list(spool.glob("*.spool")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    writer.terminate()
+    assert writer.wait(20) == 0
+    receiver._socket.close()
+    reader = Reader(Database(data))
+    with reader.snapshot():
+        series = reader.series(reader.meter("a"), ENERGY)
+        assert reader.readings() == total
+    assert (series.time == NOW + np.arange(total)).all()
+    reader.close()
 
 
 def test_work_that_can_wait_stops_early(tmp_path: Path) -> None:
