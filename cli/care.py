@@ -17,9 +17,9 @@ from rich.progress import Progress as Bar
 from cli import config
 from cli.config import Config, ConfigError
 from storage.backup import Progress, backup
-from storage.engine import StorageError, open_reader
+from storage.engine import StorageError, open_reader, place
 from storage.inspection import Findings
-from storage.restore import restore
+from storage.restore import restore, restore_database
 from storage.whole_file import size_text
 
 _WRONG_INPUT, _INTERRUPTED = 2, 130
@@ -30,13 +30,16 @@ The collector may go on: the copy is what is committed when the copying ends.
 examples:
   wattbus backup /mnt/usb/wattbus-monday.sqlite3
   wattbus backup --data /var/lib/wattbus --force latest.sqlite3    write over an older one
+  wattbus backup --database postgresql+psycopg://wattbus@db/wattbus monday.sqlite3
 """
 _RESTORE_EPILOG = """\
-Stop the collector first. What was there before is kept beside the restored database.
+Stop the collector first. With --force what was there before is kept beside the restored database;
+a PostgreSQL database has to be empty.
 
 examples:
   wattbus restore wattbus-monday.sqlite3 --data /var/lib/wattbus
   wattbus restore wattbus-monday.sqlite3 --data /tmp/look && wattbus serve --data /tmp/look
+  wattbus restore monday.sqlite3 --database postgresql+psycopg://wattbus@db/wattbus
 """
 
 
@@ -51,7 +54,7 @@ def add_backup_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_restore_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``restore``."""
-    parser.description = "Make a backup the database of a data directory."
+    parser.description = "Make a backup the database of a data directory, or of a server."
     parser.epilog = _RESTORE_EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="the backup to restore")
     parser.add_argument(
@@ -83,6 +86,9 @@ def _backup(arguments: argparse.Namespace, settings: Config) -> None:
 
 
 def _restore(arguments: argparse.Namespace, settings: Config) -> None:
+    if settings.database.url:
+        _restore_to_server(arguments, settings)
+        return
     with _bar() as progress:
         findings, kept = restore(
             arguments.file,
@@ -95,6 +101,16 @@ def _restore(arguments: argparse.Namespace, settings: Config) -> None:
     if kept is not None:
         print(f"the database that was there is now {kept}")
     print(f"{settings.directory}: restored, {_contents(findings)}. Start it with `wattbus serve`")
+
+
+def _restore_to_server(arguments: argparse.Namespace, settings: Config) -> None:
+    if arguments.force:
+        raise StorageError("--force keeps files only: restore into an empty PostgreSQL database")
+    with _bar() as progress:
+        findings = restore_database(arguments.file, settings.database, progress)
+    _warn(findings)
+    there = place(settings.database)
+    print(f"{there}: restored, {_contents(findings)}. Start it with `wattbus serve --database URL`")
 
 
 def _contents(findings: Findings) -> str:

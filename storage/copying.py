@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from storage import schema
+from storage.migrate import STAMP
 
 HISTORY = ("blocks", "journal")  # this order: sealing makes blocks of the journal
-_MIGRATIONS = "alembic_version"
 _BODY = "body"
 _MOST_OCTETS = 4 * 2**20  # of bodies in memory
 _MOST_ROWS = 4096
@@ -65,8 +65,8 @@ def known_tables(connection: Connection) -> sa.MetaData:
     known = sa.MetaData()
     for table in schema.metadata.sorted_tables:
         table.to_metadata(known)
-    if sa.inspect(connection).has_table(_MIGRATIONS):
-        sa.Table(_MIGRATIONS, known, autoload_with=connection)
+    if sa.inspect(connection).has_table(STAMP.name):
+        STAMP.to_metadata(known)
     return known
 
 

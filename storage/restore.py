@@ -53,6 +53,20 @@ def restore(
         return findings, kept
 
 
+def restore_database(file: Path, database: Database, progress: Progress | None = None) -> Findings:
+    """Fill an empty database on a server from the backup, as its only writer.
+
+    Raises StorageError: also where a writer runs.
+    """
+    inspection.recognize(file)
+    with only_writer(database.data):
+        engine = open_writer(database)
+        try:
+            return restore_into(engine, file, progress=progress)
+        finally:
+            close_writer(engine)
+
+
 def restore_into(engine: Engine, file: Path, *, progress: Progress | None = None) -> Findings:
     """Fill an empty database of any kind from the backup, in one transaction.
 
@@ -63,7 +77,8 @@ def restore_into(engine: Engine, file: Path, *, progress: Progress | None = None
     if version != schema.VERSION:
         raise StorageError(
             f"{file} has schema {version}, and only schema {schema.VERSION} moves between kinds of "
-            "database: restore it into a directory, start and stop the writer, back that up"
+            "database: restore it into a directory, run `wattbus migrate --data` there, "
+            "and back that up"
         )
     progress.enter("checking")
     findings = inspection.inspect(file, progress.look)
