@@ -180,10 +180,7 @@ def flags_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def load(arguments: argparse.Namespace) -> Config:
-    """The configuration of the file and the flags, as far as a command has them.
-
-    Raises ConfigError.
-    """
+    """The configuration of the file and of what flags there are; raises ConfigError."""
     given = vars(arguments)
     config = Config()
     if given["config"]:
@@ -197,8 +194,7 @@ def load(arguments: argparse.Namespace) -> Config:
     for service in PORTS:
         changes[service] = _override(getattr(config, service), host, given.get(f"{service}_port"))
     first, *others = config.listeners
-    if host:
-        others = [_override(other, host, None) for other in others]
+    others = [_override(other, host, None) for other in others]
     changes["listeners"] = (_override(first, host, given.get("udp_port")), *others)
     config = msgspec.structs.replace(config, **changes)
     _check(config, None)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import statistics
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -25,7 +23,6 @@ from storage.engine import (
     close_writer,
     database_path,
     keep_number,
-    kept_number,
     open_writer,
     prepare,
 )
@@ -35,6 +32,7 @@ from storage.limit_watch import LimitAlert, LimitWatch
 from storage.outage import LogHeld, ServerAway, Spooling
 from storage.queries import Reader
 from storage.sealing import Sealer
+from storage.tally import Tally
 from storage.trouble import Trouble
 from storage.wal import WalGuard
 from telemetry.readings import Readings
@@ -79,9 +77,7 @@ class Writer:
         self._publisher = publisher
         self._router = Router(endpoint)
         self._known, self._sure = Known(), False
-        self._started = _now()
-        self._readings = self._commits = 0
-        self._durations: deque[float] = deque(maxlen=100)
+        self._tally = Tally(_now())
         self._settle_after = self._drain_after = 0.0
         self._trouble = Trouble()
         if not self._spooling.away:
@@ -121,7 +117,7 @@ class Writer:
                     self._catch_up(connection)
                     connection.info["known"] = self._sure = True
                 yield connection
-        except REFUSALS:
+        except (*REFUSALS, StorageError):
             self._sure = False
             raise
 
@@ -137,7 +133,7 @@ class Writer:
         self._sealer.learn(connection)
         if self._known.catch_up(connection):
             try:
-                self._observe_again(connection)
+                self._watch.observe_again(connection, self._known.next_meter)
             except REFUSALS:
                 self._known.next = 0  # all is to be learnt again
                 raise
@@ -251,9 +247,7 @@ class Writer:
         self._watch.observe(batch, first_new=self._known.next_meter - len(new.number))
         for number in limits:
             self._watch.recheck(number)
-        self._readings += len(batch)
-        self._commits += 1
-        self._durations.append(time.perf_counter() - began)
+        self._tally.committed(len(batch), time.perf_counter() - began)
 
     # Alerts
 
@@ -277,15 +271,6 @@ class Writer:
     def _postponed(self) -> bool:
         """Whether the database refused a moment ago."""
         return self._spooling.away or time.monotonic() < self._settle_after
-
-    def _observe_again(self, connection: sa.Connection) -> None:
-        """Look at what was committed but not settled when the last writer ended."""
-        settled = kept_number(connection, "settled")
-        table = schema.journal
-        rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
-        for _, body in connection.execute(rows.order_by(table.c.id)):
-            with suppress(journal.DamagedError):  # the reader says so
-                self._watch.observe(journal.decode(body), first_new=self._known.next_meter)
 
     # Sealing
 
@@ -314,10 +299,7 @@ class Writer:
     def status(self) -> dict[str, Any]:
         """What the writer has done since it started, and what its receivers reported."""
         return {
-            "started_ms": self._started,
-            "readings": self._readings,
-            "commits": self._commits,
-            "commit_ms": 1000 * statistics.median(self._durations) if self._durations else 0.0,
+            **self._tally.status(),
             "spooling": self._spooling.away,
             "spooled": self._spooling.spool.waiting,
             "trouble": self._spooling.trouble or self._trouble.text,
