@@ -113,7 +113,7 @@ class Filler(Writer):
         for done in range(0, rounds, batch):
             readings = homes.readings(min(batch, rounds - done))
             with self.costs.commit.timed():
-                self._commit(readings)
+                self._commit(readings, self._spooling.spool.number())
             self.costs.readings += len(readings) // REGISTERS
             self._work()
             progress(self.costs.readings)

@@ -151,13 +151,18 @@ ladder = "raw"
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that every part of the collector takes."""
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where the data are: of what only works on them."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a TOML file, see docs/config.md"
     )
     parser.add_argument("--data", metavar="DIR", help="the directory for all data")
     parser.add_argument("--database", metavar="URL", help="a PostgreSQL database, see docs")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that every part of the collector takes."""
+    add_data_arguments(parser)
     parser.add_argument("--address", metavar="HOST", help="listen there with everything")
     for flag, default in (("udp", 5001), *PORTS.items()):
         parser.add_argument(f"--{flag}-port", type=_port, metavar="N", help=f"default {default}")
@@ -184,25 +189,22 @@ def flags_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def load(arguments: argparse.Namespace) -> Config:
-    """The configuration of the file and the flags; raises ConfigError."""
+    """The configuration of the file and of what flags there are; raises ConfigError."""
+    given = vars(arguments)
     config = Config()
-    if arguments.config:
-        config = _parse(arguments.config)
-        _check(config, arguments.config)
+    if given["config"]:
+        config = _parse(given["config"])
+        _check(config, given["config"])
     plain = {"data": "data", "database": "database_url", "time_zone": "time_zone"}
     changes: dict[str, Any] = {
-        field: value
-        for flag, field in plain.items()
-        if (value := getattr(arguments, flag)) is not None
+        field: value for flag, field in plain.items() if (value := given.get(flag)) is not None
     }
+    host = given.get("address")
     for service in PORTS:
-        changes[service] = _override(
-            getattr(config, service), arguments.address, getattr(arguments, f"{service}_port")
-        )
+        changes[service] = _override(getattr(config, service), host, given.get(f"{service}_port"))
     first, *others = config.listeners
-    if arguments.address:
-        others = [_override(other, arguments.address, None) for other in others]
-    changes["listeners"] = (_override(first, arguments.address, arguments.udp_port), *others)
+    others = [_override(other, host, None) for other in others]
+    changes["listeners"] = (_override(first, host, given.get("udp_port")), *others)
     config = msgspec.structs.replace(config, **changes)
     _check(config, None)
     return config

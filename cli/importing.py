@@ -74,12 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="check and count, store nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="the collector's file, see docs/config.md"
-    )
-    parser.add_argument("--data", metavar="DIR", help="the collector's directory for all data")
-    others = ("address", "time_zone", "udp_port", *(f"{name}_port" for name in config.PORTS))
-    parser.set_defaults(**dict.fromkeys(others))
+    config.add_data_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cli import (
+    care,
     commands,
     config,
     exporting,
@@ -32,6 +33,13 @@ _PROGRAMS: tuple[_Program, ...] = (
     ("import", "store the readings of files", importing.add_arguments, importing.run),
     ("export", "write readings to a file", exporting.add_arguments, exporting.run),
     ("repl", "ask questions, line by line", repl.add_arguments, repl.run),
+    (
+        "backup",
+        "copy everything that is stored to one file",
+        care.add_backup_arguments,
+        care.run_backup,
+    ),
+    ("restore", "make a backup the database", care.add_restore_arguments, care.run_restore),
     ("watch", "show a meter's readings as they are stored", watch.add_arguments, watch.run),
     (
         "receiver",

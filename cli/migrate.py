@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cli import config, processes
+from cli import config
 from cli.config import ConfigError
 from storage import migrate, schema
 from storage.engine import Database, StorageError, close_writer, open_writer
+from storage.lock import only_writer
 
 _NEEDED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130
 _UP_TO_DATE = f"nothing to do: the database has schema {schema.VERSION}"
@@ -31,14 +31,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``migrate``."""
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="a TOML file, see docs/config.md"
-    )
-    parser.add_argument("--data", metavar="DIR", help="the directory for all data")
-    parser.add_argument("--database", metavar="URL", help="a PostgreSQL database, see docs")
+    config.add_data_arguments(parser)
     parser.add_argument("--check", action="store_true", help="only tell whether it is needed")
-    unused = ("address", "time_zone", "udp_port", *(f"{service}_port" for service in config.PORTS))
-    parser.set_defaults(**dict.fromkeys(unused))
     parser.epilog = _EPILOG
 
 
@@ -49,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         number = migrate.look(settings.database)
         if arguments.check or number == 0:
             return _check(number)
-        with processes.only_writer(settings.directory):
+        with only_writer(settings.directory):
             _migrate(settings.database)
-    except (ConfigError, StorageError, processes.StartError) as error:
+    except (ConfigError, StorageError) as error:
         print(f"wattbus: {error}", file=sys.stderr)
         return _WRONG_INPUT
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import logging
 import os
 import signal
@@ -12,19 +11,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import zmq
+from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
 
 from cli import config
 from cli.config import Config, ConfigError
 from query.messages import ListenerStatus, ReceiverStatus
 from storage.engine import StorageError, place
+from storage.trouble import plain
 from telemetry.receiver import Listener
 
 # Set by ``serve`` for its children: where to say that they are ready.
@@ -102,6 +101,11 @@ def run(part: Callable[[Config, threading.Event], None], arguments: argparse.Nam
     except (ConfigError, StartError, StorageError) as error:
         print(f"wattbus: {error}", file=sys.stderr)
         return _EXIT_WRONG_INPUT
+    except (IntegrityError, ProgrammingError):
+        raise  # our mistakes
+    except DatabaseError as error:
+        print(f"wattbus: {plain(error)}", file=sys.stderr)
+        return _EXIT_WRONG_INPUT
     return 0
 
 
@@ -171,6 +175,7 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
     from query.publisher import Publisher
+    from storage.lock import only_writer
     from storage.migrate import pending
     from storage.writer import Writer
 
@@ -191,24 +196,6 @@ def writer(settings: Config, stop: threading.Event) -> None:
         say_ready()
         part.run(stop)
         publisher.close()
-
-
-@contextmanager
-def only_writer(data: Path) -> Iterator[None]:
-    """Hold the data directory's lock; StartError when another writer has it."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        lock = (data / "writer.lock").open("a+")
-    except OSError as error:
-        raise StartError(f"cannot write to {data} (--data): {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StartError(
-                f"another wattbus writes to {data} already: stop it, or choose another --data"
-            ) from None
-        yield
 
 
 def query(settings: Config, stop: threading.Event) -> None:

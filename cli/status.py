@@ -53,6 +53,8 @@ def _lines(status: m.Status) -> Iterator[Record]:
     yield _line("storage", "meters", status.meters)
     yield _line("storage", "readings", status.readings)
     yield _line("storage", "size", round(status.database_octets / 2**20, 3), "MiB")
+    if status.damaged_rows:
+        yield _line("storage", "damaged", status.damaged_rows, "rows, left out (docs/care.md)")
     if status.writer is None:
         yield _line("writer", "state", "away")
         return
@@ -65,6 +67,8 @@ def _lines(status: m.Status) -> Iterator[Record]:
         state = "spooling" if writer.spooling else "draining the spool"
         yield _line("writer", "state", state)
         yield _line("writer", "in the spool", writer.spooled, "readings")
+    if writer.trouble:
+        yield _line("writer", "trouble", writer.trouble)
     for number, receiver in enumerate(writer.receivers, 1):
         yield from _receiver_lines(f"receiver {number}", receiver, status.now_ms)
 

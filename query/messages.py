@@ -73,6 +73,7 @@ class WriterStatus(Reply, frozen=True):
     receivers: list[ReceiverStatus]
     spooling: bool = False  # the database's server is away
     spooled: int = 0  # readings on the writer's disk that are not in the database yet
+    trouble: str | None = None  # what keeps it from writing
 
 
 class Status(Reply, tag="status", frozen=True):
@@ -86,6 +87,7 @@ class Status(Reply, tag="status", frozen=True):
     database_octets: int
     writer: WriterStatus | None
     away: str | None = None  # why the database cannot be read; the figures are the last known
+    damaged_rows: int = 0  # of the journal; left out of all answers
 
 
 class GetStatus(Request, tag="get_status", frozen=True):

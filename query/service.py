@@ -66,7 +66,7 @@ class Service:
         self._policy = policy
         self._reader: Reader | None = None
         self._started = int(time.time() * 1000)
-        self._seen = 0, 0, 0  # meters, readings, octets
+        self._seen = 0, 0, 0, 0  # meters, readings, octets, damaged rows
         self._socket, self.endpoint = listen(zmq.ROUTER, address, LONGEST_REQUEST, linger=1000)
         self._writer = handover.dealer(writer_endpoint)
         self._forwarded: dict[bytes, _Forwarded] = {}
@@ -100,6 +100,9 @@ class Service:
     def _snapshot(self) -> Iterator[Reader]:
         """The database as it is now; what it cannot answer becomes a BusError."""
         try:
+            if self._reader is not None and self._reader.moved:  # restored from a backup
+                self._reader.close()
+                self._reader = None
             if self._reader is None:
                 self._reader = Reader(self._database)
             with self._reader.snapshot():
@@ -197,12 +200,17 @@ class Service:
         away = None
         try:
             with self._snapshot() as reader:
-                self._seen = reader.meter_count(), reader.readings(), reader.octets
+                self._seen = (
+                    reader.meter_count(),
+                    reader.readings(),
+                    reader.octets,
+                    reader.damaged,
+                )
         except BusError as error:
             if writer is None or not writer.spooling:
                 raise
             away = str(error)
-        meters, readings, octets = self._seen
+        meters, readings, octets, damaged = self._seen
         return m.Status(
             version=self._version,
             now_ms=int(time.time() * 1000),
@@ -212,6 +220,7 @@ class Service:
             database_octets=octets,
             writer=writer,
             away=away,
+            damaged_rows=damaged,
         )
 
     def _reply(self, asker: _Asker, make: Callable[[], m.Reply | None]) -> None:

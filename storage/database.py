@@ -20,6 +20,10 @@ class AnotherWriterError(UnavailableError):
     """Another process writes to the database."""
 
 
+class HeldUpError(UnavailableError):
+    """Nothing is to be written now, though the database could be; later it may."""
+
+
 # What a statement raises while the database refuses, but may not for ever. InternalError: a
 # PostgreSQL server that has become a read-only standby.
 REFUSALS = (

@@ -18,7 +18,8 @@ from storage.database import (
     UnavailableError,
     reason,
 )
-from storage.sqlite import database_path
+from storage.sqlite import database_path, identity
+from storage.trouble import plain
 
 if TYPE_CHECKING:
     from storage.migrate import Report
@@ -33,6 +34,7 @@ __all__ = [
     "database_path",
     "end_snapshot",
     "give_back",
+    "identity",
     "keep_number",
     "kept_number",
     "many",
@@ -211,13 +213,12 @@ def _check_version(connection: sa.Connection) -> None:
 def _explained(error: Exception, database: Database) -> StorageError:
     if isinstance(error, StorageError):
         return error
-    said = reason(error)
     if database.url is None:
         return StorageError(
-            f"cannot open the database in {database.data}: {said}. "
+            f"cannot open the database in {database.data}: {plain(error)}. "
             "Is the directory yours and writable?"
         )
-    said = postgresql.without_password(said, database.url)
+    said = postgresql.without_password(reason(error), database.url)
     said = f"cannot open the database {place(database)}: {said}."
     if isinstance(error, REFUSALS):
         return UnavailableError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 import msgspec
@@ -68,12 +69,29 @@ class Router:
                 break
             if kind == BATCH:
                 taken += self._batch(sender, *frames)
-            elif kind == REPORT:
-                self.reports[sender] = frames[0]
             else:
-                tag, body = frames[0], frames[1] if len(frames) > 1 else b""
-                self.requests.append((sender, kind, tag, body))
+                self._other(sender, kind, frames)
         return taken
+
+    def turn_away(self, seconds: float) -> None:
+        """For so long take in requests and reports only; receivers will send the batches again."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self.requests:
+            if not self._socket.poll(int(left * 1000) + 1):
+                continue
+            sender, kind, *frames = self._socket.recv_multipart()
+            if kind == BATCH:
+                if sender in self._inboxes:
+                    self._inboxes[sender].asked = 0  # the gap that this leaves is to be asked for
+            else:
+                self._other(sender, kind, frames)
+
+    def _other(self, sender: bytes, kind: bytes, frames: list[bytes]) -> None:
+        if kind == REPORT:
+            self.reports[sender] = frames[0]
+        else:
+            tag, body = frames[0], frames[1] if len(frames) > 1 else b""
+            self.requests.append((sender, kind, tag, body))
 
     def _batch(self, sender: bytes, number_: bytes, oldest_: bytes, body: bytes) -> int:
         (number,), (oldest,) = NUMBER.unpack(number_), NUMBER.unpack(oldest_)

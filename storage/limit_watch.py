@@ -8,6 +8,7 @@ not on their order, nor on restarts.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ import sqlalchemy as sa
 from storage import schema
 from storage.defaults import Defaults
 from storage.energy import REGISTER, energy_curve
-from storage.journal import Batch
+from storage.engine import kept_number
+from storage.journal import Batch, DamagedError, decode
 from storage.meters import Meter
 from storage.queries import Reader
 from telemetry.alerts import limit_crossing
@@ -71,6 +73,15 @@ class LimitWatch:
         self._watched = _Watched.of(1024)
         self._suspects: dict[int, tuple[int, int]] = {}  # number: the instants to look between
         self._settled: list[int] = []  # in a transaction that is still open
+
+    def observe_again(self, connection: sa.Connection, first_new: int) -> None:
+        """``observe`` what was committed but not settled when the last writer ended."""
+        settled = kept_number(connection, "settled")
+        table = schema.journal
+        rows = sa.select(table.c.body).where(table.c.id > settled).order_by(table.c.id)
+        for body in connection.execute(rows).scalars():
+            with suppress(DamagedError):  # the reader says so
+                self.observe(decode(body), first_new)
 
     def observe(self, batch: Batch, first_new: int) -> None:
         """Pick the meters of which the batch may hold a crossing, or a new period.

@@ -19,7 +19,7 @@ from storage.engine import keep_number, kept_number, open_reader
 log = logging.getLogger("migrate")
 
 # Alembic's own; it follows info.schema, which is what people are told.
-_STAMP = sa.Table(
+STAMP = sa.Table(
     "alembic_version",
     sa.MetaData(),
     sa.Column("version_num", sa.String(32), nullable=False),
@@ -135,9 +135,9 @@ def make_shrinkable(engine: Engine, report: Report) -> bool:
 def stamp(connection: sa.Connection, number: int) -> None:
     """Keep which schema the database has, for people and for Alembic."""
     keep_number(connection, "schema", number)
-    _STAMP.create(connection, checkfirst=True)
-    connection.execute(_STAMP.delete())
-    connection.execute(_STAMP.insert().values(version_num=f"{number:04}"))
+    STAMP.create(connection, checkfirst=True)
+    connection.execute(STAMP.delete())
+    connection.execute(STAMP.insert().values(version_num=f"{number:04}"))
 
 
 def upgrade(connection: sa.Connection, number: int) -> None:

@@ -1,4 +1,8 @@
-"""While the database's server is away: batches to the spool, then back in order."""
+"""While the database takes nothing: batches to the spool, then back in order.
+
+Of PostgreSQL that is while its server is away; of SQLite while a foreign reader keeps the log at
+its limit. Any other refusal of SQLite's, a full disk above all, would hit the spool beside it too.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import sqlalchemy as sa
 
 from storage import postgresql
-from storage.database import REFUSALS, Database, reason
+from storage.database import REFUSALS, Database, HeldUpError, reason
 from storage.engine import kept_number, place
 from storage.handover import pack, unpack
 from storage.spool import Spool
@@ -24,33 +29,48 @@ _SLICE = 0.1  # seconds of draining at a time, so that what arrives is not held 
 Commit = Callable[[Readings, int], None]
 
 
-class Spooling:
-    """Keeps what a server that is away cannot commit. Belongs to the writer's thread."""
+class Cause(Protocol):
+    """Why a database takes nothing for a while."""
 
-    def __init__(self, database: Database) -> None:
-        """Open the spool; raises StorageError."""
-        assert database.url is not None
-        self._url = database.url
-        self.spool = Spool(database.data, place(database))
-        self.away = False
+    @property
+    def refusals(self) -> tuple[type[Exception], ...]:
+        """What a commit raises then."""
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+
+    def begun(self) -> None:
+        """It began."""
+
+    def over(self) -> bool:
+        """Whether a commit may be tried again; does not take long."""
+
+    def said(self, error: Exception) -> str:
+        """What the database said, for people."""
+
+    def close(self) -> None:
+        """Look no more."""
+
+
+class ServerAway:
+    """PostgreSQL's server is away, or does not let us in."""
+
+    refusals = REFUSALS
+    words = "the database is away"
+
+    def __init__(self, url: str) -> None:
+        """``begun`` is to be called first."""
+        self._url = url
         self._back = threading.Event()
         self._closed = threading.Event()
         self._looking: threading.Thread | None = None
 
-    def opened(self, connection: sa.Connection) -> None:
-        """The database can be used: look what it has."""
-        self.spool.opened(kept_number(connection, self.spool.key))
-
-    def refused(self, error: Exception) -> None:
-        """The database refused: leave it alone until it lets us in again."""
-        log.error("the database is away, keeping readings in the spool: %s", self._said(error))
-        self.away = True
+    def begun(self) -> None:
+        """Leave the server alone until it lets us in again."""
         self._back.clear()
         self._looking = threading.Thread(target=self._look, daemon=True)
         self._looking.start()
-
-    def _said(self, error: Exception) -> str:
-        return postgresql.without_password(reason(error), self._url)
 
     def _look(self) -> None:
         """Beside the writer's thread, since a server that is away may take seconds to ask."""
@@ -59,17 +79,82 @@ class Spooling:
                 self._back.set()
                 return
 
+    def over(self) -> bool:
+        """Whether the server let us in."""
+        return self._back.is_set()
+
+    def said(self, error: Exception) -> str:
+        """Without the password."""
+        return postgresql.without_password(reason(error), self._url)
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._closed.set()
+        if self._looking is not None:
+            self._looking.join()
+
+
+class LogHeld:
+    """SQLite's log has no room."""
+
+    refusals = (HeldUpError,)
+    words = "the database is held up"
+
+    def __init__(self, admit: Callable[[], None]) -> None:
+        """``admit`` raises HeldUpError as long as there is no room."""
+        self._admit = admit
+
+    def begun(self) -> None:
+        """Nothing to prepare: asking is cheap."""
+
+    def over(self) -> bool:
+        """Whether there is room; on the writer's thread, since it may fold the log in."""
+        try:
+            self._admit()
+        except HeldUpError:
+            return False
+        return True
+
+    def said(self, error: Exception) -> str:
+        """As it is."""
+        return reason(error)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Spooling:
+    """Keeps what cannot be committed for now. Belongs to the writer's thread."""
+
+    def __init__(self, database: Database, cause: Cause) -> None:
+        """Open the spool; raises StorageError."""
+        self.spool = Spool(database.data, place(database))
+        self.away = False
+        self.trouble: str | None = None  # while it is away: why
+        self._cause = cause
+
+    def opened(self, connection: sa.Connection) -> None:
+        """The database can be used: look what it has."""
+        self.spool.opened(kept_number(connection, self.spool.key))
+
+    def refused(self, error: Exception) -> None:
+        """The database refused: leave it alone until it can be used again."""
+        said = f"{self._cause.words}, keeping readings in the spool: {self._cause.said(error)}"
+        log.error("%s", said)
+        self.away, self.trouble = True, said
+        self._cause.begun()
+
     def keep(self, readings: Readings, number: int, commit: Commit) -> None:
         """Make readings durable: in the database, or behind what waits in the spool.
 
-        Raises SpoolFullError.
+        Raises SpoolFullError, and refusals that are not the cause to spool.
         """
         self.drain(commit)
         if not self.away and not self.spool.waiting:
             try:
                 commit(readings, number)
                 return
-            except REFUSALS as error:
+            except self._cause.refusals as error:
                 self.refused(error)
         if not self.spool.has(number):
             self.spool.append(number, pack(readings), len(readings))
@@ -77,23 +162,24 @@ class Spooling:
     @property
     def draining(self) -> bool:
         """Whether there is something to drain now."""
-        return bool(self.spool.waiting) and (not self.away or self._back.is_set())
+        return not self._still_away() and bool(self.spool.waiting)
+
+    def _still_away(self) -> bool:
+        if self.away and self._cause.over():
+            self.away, self.trouble = False, None
+            log.info("the database is back, %d readings wait in the spool", self.spool.waiting)
+        return self.away
 
     def drain(self, commit: Commit) -> None:
-        """Commit some of what waits, if the server is back."""
-        if self.away:
-            if not self._back.is_set():
-                return
-            self.away = False
-            log.info("the database is back, %d readings wait in the spool", self.spool.waiting)
-        if not self.spool.waiting:
+        """Commit some of what waits, if the database is back; raises as ``keep`` does."""
+        if self._still_away() or not self.spool.waiting:
             return
         deadline = time.monotonic() + _SLICE
         while (first := self.spool.first()) is not None and time.monotonic() < deadline:
             number, body = first
             try:
                 commit(unpack(body), number)
-            except REFUSALS as error:
+            except self._cause.refusals as error:
                 self.refused(error)
                 return
             self.spool.drained(number)
@@ -102,7 +188,5 @@ class Spooling:
 
     def close(self) -> None:
         """Stop looking, close the spool."""
-        self._closed.set()
-        if self._looking is not None:
-            self._looking.join()
+        self._cause.close()
         self.spool.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,13 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 import sqlalchemy as sa
 
-from storage import deletion, history, journal, meters, schema, watermark
+from storage import damaged_rows, deletion, history, journal, meters, schema, watermark
 from storage.blocks import Stored
 from storage.engine import (
     Database,
-    StorageError,
     begin_snapshot,
+    database_path,
     end_snapshot,
+    identity,
     octets,
     open_reader,
 )
@@ -25,6 +27,8 @@ from storage.tail import Tail
 from telemetry.intervals import Replacement
 from telemetry.readings import Series
 from telemetry.registers import Register
+
+log = logging.getLogger("storage")
 
 _BODIES_A_READ = 256
 _MOST_REMEMBERED = 100_000
@@ -63,10 +67,13 @@ class Reader:
         With ``connect`` false a server is left alone until the first ``snapshot``.
         """
         self._database = database
+        self._file = None if database.url else database_path(database.data)
+        self._identity = self._file and identity(self._file)
         self._engine = open_reader(database, connect=connect)
         self._tail = Tail()
         self._watermark = watermark.Watermark()
         self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
+        self._damaged: set[int] = set()  # rows of the journal, not sealed, that are left out
         self._last = 0
         self._deletions = 0  # of meters, that are known
         self._news: int | None = None
@@ -80,6 +87,11 @@ class Reader:
         if self._idle is not None:
             self._idle.close()
         self._engine.dispose()
+
+    @property
+    def moved(self) -> bool:
+        """Whether the database is no longer the one that was opened: open it again."""
+        return self._file is not None and identity(self._file) != self._identity
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -133,11 +145,28 @@ class Reader:
                 try:
                     self._tail.add(number, journal.decode(body))
                 except journal.DamagedError as error:
-                    raise StorageError(f"row {number} of the journal is damaged: {error}") from None
+                    self._leave_out(number, error)
                 self._last = number
             if len(rows) < _BODIES_A_READ:
                 break
         self._tail.seal(self._watermark)
+
+    def _leave_out(self, number: int, error: journal.DamagedError) -> None:
+        """Answer without a row that is damaged: what is in all others is right."""
+        self._damaged.add(number)
+        log.error(
+            "row %d of the journal is damaged (%s): its readings are left out of every answer. "
+            "docs/care.md says how to get them back",
+            number,
+            error,
+        )
+
+    @property
+    def damaged(self) -> int:
+        """How many rows of the journal are damaged, and left out."""
+        sealed = self._watermark.sealed
+        self._damaged = {number for number in self._damaged if number > sealed}
+        return len(self._damaged) + damaged_rows.count(self._connection, sealed)
 
     @property
     def octets(self) -> int:

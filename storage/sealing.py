@@ -4,6 +4,7 @@ A pass takes the oldest rows of the journal into memory and goes through their m
 Each slice is one transaction: blocks of some groups of meters, their days, their newest readings,
 and the watermark that says that they no longer count in the journal. With the last slice the rows
 are deleted. What a dead writer had not sealed, the next one seals: a pass leaves no other trace.
+No pass goes beyond a row that is damaged: that row stays, and the next pass begins behind it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from storage.block_store import BlockStore, by_group
 from storage.blocks import Stored
 from storage.defaults import Defaults
 from storage.energy import Load
-from storage.engine import give_back
+from storage.engine import UnavailableError, give_back
 from storage.meters import Meter
 from storage.sealing_pass import Pass
 from storage.watermark import Watermark
@@ -112,7 +113,21 @@ class Sealer:
     def begin(self) -> None:
         """Take the oldest rows of the journal into memory."""
         with self._begin() as connection:
-            self._pass = Pass.begin(connection, self._watermark)
+            found = Pass.begin(connection, self._watermark)
+            if isinstance(found, Pass):
+                self._pass = found
+            elif self._watermark.passing:
+                # It was whole when the pass began; the next transaction moves it out of the way.
+                raise UnavailableError(f"row {found} of the journal is damaged")
+            else:
+                self._step_over(connection, found)
+
+    def _step_over(self, connection: sa.Connection, number: int) -> None:
+        """Go on behind a damaged row, which stays in the journal (storage/damaged_rows.py)."""
+        reached = dataclasses.replace(self._watermark, sealed=number, passing=0, below=0)
+        watermark.write(connection, reached)
+        self._watermark = reached
+        self._count_journal(connection)
 
     def _slice(self, current: Pass) -> None:
         """Seal some groups of the pass, and end it with the last."""
@@ -135,7 +150,8 @@ class Sealer:
             watermark.write(connection, reached)
             if current.ended:
                 table = schema.journal
-                connection.execute(table.delete().where(table.c.id <= current.last))
+                own = table.c.id.between(self._watermark.sealed + 1, current.last)
+                connection.execute(table.delete().where(own))
                 self._watermark = reached
                 self._count_journal(connection)
         self._store.accept()

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from storage import journal, schema
 from storage.block_store import by_meter, finest
 from storage.blocks import Stored
-from storage.engine import StorageError
 from storage.watermark import Watermark
 
 _MOST_VALUES = 524_288  # of one pass
@@ -27,7 +26,11 @@ class Pass:
         """``rows`` by revision; of meters numbered below ``below`` they are sealed already."""
         self.last = last
         self.below = below
-        self._parts = [by_meter(part) for part in _joined(rows)]
+        self._parts = [by_meter(part) for part in _joined(rows) if len(part)]
+        if not self._parts:  # of meters that were deleted
+            self._before = np.zeros(1, np.int64)
+            self.shift, self.below = 0, 1
+            return
         top = max(int(part.meter[-1]) for part in self._parts) + 1
         counts = np.zeros(top + 1, np.int64)
         for part in self._parts:
@@ -38,8 +41,11 @@ class Pass:
         self._before = counts.cumsum()  # values of the meters numbered below each number
 
     @classmethod
-    def begin(cls, connection: sa.Connection, reached: Watermark) -> Pass:
-        """Read a pass from a journal that is not empty; StorageError for a damaged row."""
+    def begin(cls, connection: sa.Connection, reached: Watermark) -> Pass | int:
+        """Read a pass from a journal that is not empty, up to the first damaged row.
+
+        Where there is nothing before that, its number.
+        """
         table = schema.journal
         sizes = connection.execute(
             sa.select(table.c.id, table.c.readings)
@@ -56,7 +62,16 @@ class Pass:
             .where(table.c.id > reached.sealed, table.c.id <= last)
             .order_by(table.c.id)
         )
-        return cls(last, [_decoded(number, body) for number, body in bodies], reached.below)
+        rows = []
+        for number, body in bodies:
+            try:
+                rows.append((number, Stored.of(journal.decode(body), number)))
+            except journal.DamagedError:
+                if rows and not reached.passing:
+                    break
+                found: int = number
+                return found
+        return cls(rows[-1][0], [row for _, row in rows], reached.below)
 
     @property
     def ended(self) -> bool:
@@ -89,10 +104,3 @@ def _joined(rows: Sequence[Stored]) -> list[Stored]:
         parts[-1].append(row)
         size += len(row)
     return [Stored.concatenate(part) for part in parts]
-
-
-def _decoded(number: int, body: bytes) -> Stored:
-    try:
-        return Stored.of(journal.decode(body), number)
-    except journal.DamagedError as error:
-        raise StorageError(f"row {number} of the journal is damaged: {error}") from None

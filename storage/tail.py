@@ -36,15 +36,17 @@ class Tail:
         self._watermark = Watermark()
 
     def __len__(self) -> int:
-        """Values that are not in blocks."""
-        return sum(len(run.key) - int(self._sealed(run).sum()) for run in self._runs)
+        if self._watermark.passing <= self._watermark.sealed:
+            return sum(len(run.key) for run in self._runs)
+        return sum(int(self._counts(run.stored).sum()) for run in self._runs)
 
-    def _sealed(self, run: _Run) -> npt.NDArray[np.bool_]:
-        """Which readings a pass that is not at its end has sealed already."""
-        reached = self._watermark
-        sealed: npt.NDArray[np.bool_] = run.stored.late <= reached.passing
-        sealed &= run.stored.meter.astype(np.int64) < reached.below
-        return sealed
+    def _counts(self, stored: Stored) -> npt.NDArray[np.bool_]:
+        """Which readings are not in blocks yet; amid a pass those of some meters are."""
+        of_low = stored.meter.astype(np.int64) < self._watermark.below
+        counts: npt.NDArray[np.bool_] = stored.late > np.where(
+            of_low, self._watermark.passing, self._watermark.sealed
+        )
+        return counts
 
     def add(self, revision: int, batch: Batch) -> None:
         """Add a row of the journal; rows come in the order of their revisions."""
@@ -80,7 +82,8 @@ class Tail:
         """One register's readings of all meters, by meter, then acceptance."""
         parts = []
         for run in self._runs:
-            rows = np.flatnonzero((run.stored.register == register) & ~self._sealed(run))
+            own = run.stored.register == register
+            rows = np.flatnonzero(own & self._counts(run.stored))
             parts.append(run.stored.take(rows))
         both = Stored.concatenate(parts)
         return both.take(np.argsort(both.meter, kind="stable"))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import statistics
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -14,9 +12,8 @@ from typing import Any, Protocol
 import msgspec
 import sqlalchemy as sa
 
-from storage import handover, journal, meters, schema
-from storage.changes import Change, ChangeRefusedError, DeleteMeter, ReplaceMeter, check
-from storage.database import AnotherWriterError
+from storage import damaged_rows, handover, journal, registry_changes, schema
+from storage.database import AnotherWriterError, HeldUpError
 from storage.defaults import Defaults
 from storage.deletion import Deletions
 from storage.engine import (
@@ -25,20 +22,22 @@ from storage.engine import (
     StorageError,
     UnavailableError,
     close_writer,
+    database_path,
     keep_number,
-    kept_number,
     open_writer,
     prepare,
-    reason,
 )
 from storage.inbox import Router
 from storage.known import Known
 from storage.ladder import KEEP_ALL, Policy
 from storage.limit_watch import LimitAlert, LimitWatch
-from storage.outage import Spooling
+from storage.outage import LogHeld, ServerAway, Spooling
 from storage.queries import Reader
 from storage.retention import Retention
 from storage.sealing import Sealer
+from storage.tally import Tally
+from storage.trouble import Trouble
+from storage.wal import WalGuard
 from telemetry.readings import Readings
 
 log = logging.getLogger("writer")
@@ -50,7 +49,7 @@ _LARGEST = 65_536  # values
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
-_CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(Change)
+_LOOKING, _SEALING, _DRAINING = "looking for crossed limits", "sealing", "draining the spool"
 
 
 class Publisher(Protocol):
@@ -75,9 +74,11 @@ class Writer:
         policy: Policy = KEEP_ALL,
     ) -> None:
         """Open the database and the socket; raises StorageError or zmq.ZMQError."""
-        self._spooling = Spooling(database) if database.url else None
+        url = database.url
+        self._spooling = Spooling(database, ServerAway(url) if url else LogHeld(self._admit))
         self._engine = self._open(database)
-        self._reader = Reader(database, connect=not self._away)
+        self._wal = None if url else WalGuard(self._engine, database_path(database.data))
+        self._reader = Reader(database, connect=not self._spooling.away)
         self._watch = LimitWatch(self._reader, defaults)
         self._sealer = Sealer(self._begin, defaults)
         self._retention = Retention(self._begin, policy, defaults, self._sealer.look_again)
@@ -86,13 +87,11 @@ class Writer:
         self._publisher = publisher
         self._router = Router(endpoint)
         self._known, self._sure = Known(), False
-        self._started = _now()
-        self._readings = self._commits = 0
-        self._durations: deque[float] = deque(maxlen=100)
-        self._settle_after = 0.0
-        if not self._away:
-            with self._begin():
-                pass
+        self._tally = Tally(_now())
+        self._settle_after = self._drain_after = 0.0
+        self._trouble = Trouble()
+        if not self._spooling.away:
+            self._begin_knowing()
 
     def _open(self, database: Database) -> sa.Engine:
         """The engine; where the server is away it need not be there, if it was before."""
@@ -101,40 +100,53 @@ class Writer:
         except AnotherWriterError:
             raise
         except UnavailableError as error:
-            if self._spooling is None or not self._spooling.spool.known:
+            if not self._spooling.spool.known:
                 raise
             self._spooling.refused(error)
             return open_writer(database, connect=False)
 
-    @property
-    def _away(self) -> bool:
-        """Whether the database's server is away."""
-        return self._spooling is not None and self._spooling.away
+    def _begin_knowing(self) -> None:
+        """Learn what is in the database; later, where its log has no room now."""
+        try:
+            with self._begin():
+                pass
+        except HeldUpError as error:
+            self._spooling.refused(error)
 
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
         """A transaction; what we know of the database is then what it holds."""
+        if self._wal is None and self._spooling.away:
+            raise UnavailableError("the database is away: try again when it is back")
+        self._admit()
         try:
-            if self._spooling is not None and not self._known.next:
+            if self._wal is None and not self._known.next:
                 prepare(self._engine)
             with self._engine.begin() as connection:
                 if not self._sure or "known" not in connection.info:
                     self._catch_up(connection)
                     connection.info["known"] = self._sure = True
                 yield connection
-        except REFUSALS:
+        except (*REFUSALS, StorageError):
             self._sure = False
             raise
 
+    def _admit(self) -> None:
+        """Raise HeldUpError where SQLite's log has no room, StorageError where it is gone."""
+        if self._wal is not None:
+            self._wal.admit()
+
     def _catch_up(self, connection: sa.Connection) -> None:
         """On a new connection, or after a refusal: a commit that was cut off may have been made."""
-        if self._spooling is not None:
-            self._spooling.opened(connection)
+        self._spooling.opened(connection)
+        damaged_rows.put_right(connection)
         self._sealer.learn(connection)
         self._deletions.learn(connection)
         if self._known.catch_up(connection):
             try:
-                self._observe_again(connection)
+                self._watch.observe_again(connection, self._known.next_meter)
+                for number in self._deletions.numbers:
+                    self._watch.forget(number)
             except REFUSALS:
                 self._known.next = 0  # all is to be learnt again
                 raise
@@ -145,7 +157,7 @@ class Writer:
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
             looking = self._watch.waiting and not self._postponed()
-            if looking or self._busy or self._draining() or self._deletions.waiting:
+            if looking or self._busy or self._draining or self._deletions.waiting:
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -160,22 +172,32 @@ class Writer:
                 self._router.committed()
                 if stop.is_set() and not taken:
                     break
-            if self._spooling is not None:
-                self._spooling.drain(self._commit)
+            self._drain()
             self._settle_limits()
             self._seal()
         self.close()
 
+    @property
     def _draining(self) -> bool:
-        return self._spooling is not None and self._spooling.draining
+        return self._spooling.draining and time.monotonic() >= self._drain_after
+
+    def _drain(self) -> None:
+        """Commit some of what waits in the spool, if that can be done."""
+        if not self._draining:
+            return
+        try:
+            self._spooling.drain(self._commit)
+            self._trouble.over(_DRAINING)
+        except REFUSALS as error:
+            self._trouble.met(_DRAINING, "cannot commit what waits in the spool", error)
+            self._drain_after = time.monotonic() + _RETRY
 
     def close(self) -> None:
         """Close socket and database."""
         self._router.close()
         self._reader.close()
         close_writer(self._engine)
-        if self._spooling is not None:
-            self._spooling.close()
+        self._spooling.close()
 
     # Committing
 
@@ -186,41 +208,38 @@ class Writer:
         """
         readings = self._router.take()
         assert readings is not None
-        number = 0 if self._spooling is None else self._spooling.spool.number()
-        refused = False
+        number = self._spooling.spool.number()
         while True:
             try:
-                if self._spooling is None:
-                    self._commit(readings)
-                else:
-                    self._spooling.keep(readings, number, self._commit)
+                self._spooling.keep(readings, number, self._commit)
                 break
             except REFUSALS as error:
-                if not refused:
-                    log.error(
-                        "cannot commit, keeping %d readings: %s", len(readings), reason(error)
-                    )
-                refused = True
-                self._answer_requests()
-                if stop.is_set():
+                kept = f"cannot commit, keeping {len(readings)} readings"
+                self._trouble.met("committing", kept, error)
+                if not self._wait(stop):
                     log.error("stopping without %d readings, none of them confirmed", len(readings))
                     return False
-                time.sleep(_RETRY)
-        if refused:
-            log.info("committing again")
+        self._trouble.over("committing")
         self._router.committed()
         self._publisher.readings(readings)
         return True
 
-    def _commit(self, readings: Readings, number: int = 0) -> None:
-        """Commit a batch; one with a number, which may be spooled, only once."""
+    def _wait(self, stop: threading.Event) -> bool:
+        """Answer requests until it is time to try again; False when told to stop."""
+        deadline = time.monotonic() + _RETRY
+        while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            self._router.turn_away(min(left, _IDLE))
+            self._answer_requests()
+        return not stop.is_set()
+
+    def _commit(self, readings: Readings, number: int) -> None:
+        """Commit a batch, which may come from the spool, once."""
         began = time.perf_counter()
         now = _now()
         with self._begin() as connection:
-            if self._spooling is not None:
-                if self._spooling.spool.has(number):
-                    return
-                keep_number(connection, self._spooling.spool.key, number)
+            if self._spooling.spool.has(number):
+                return
+            keep_number(connection, self._spooling.spool.key, number)
             numbers, new = self._known.number(connection, readings, now)
             batch = journal.sort(numbers, readings)
             connection.execute(
@@ -241,9 +260,7 @@ class Writer:
         self._watch.observe(batch, first_new=self._known.next_meter - len(new.number))
         for number in limits:
             self._watch.recheck(number)
-        self._readings += len(batch)
-        self._commits += 1
-        self._durations.append(time.perf_counter() - began)
+        self._tally.committed(len(batch), time.perf_counter() - began)
 
     # Alerts
 
@@ -251,40 +268,29 @@ class Writer:
         if not self._watch.waiting or self._postponed():
             return
         try:
+            self._admit()  # before our own snapshot, which would keep the log from being folded in
             with self._reader.snapshot(), self._begin() as connection:
                 alerts = self._watch.work(connection, _SETTLING)
         except REFUSALS as error:
-            log.error("cannot look for crossed limits, trying again: %s", reason(error))
+            self._trouble.met(_LOOKING, "cannot look for crossed limits", error)
             self._watch.failed()
             self._settle_after = time.monotonic() + _RETRY
             return
+        self._trouble.over(_LOOKING)
         self._watch.worked()
         for alert in alerts:
             self._publisher.alert(alert)
 
     def _postponed(self) -> bool:
         """Whether the database refused a moment ago."""
-        return self._away or time.monotonic() < self._settle_after
-
-    def _observe_again(self, connection: sa.Connection) -> None:
-        """Look at what was committed but not settled when the last writer ended."""
-        settled = kept_number(connection, "settled")
-        table = schema.journal
-        rows = sa.select(table.c.id, table.c.body).where(table.c.id > settled)
-        for number, body in connection.execute(rows.order_by(table.c.id)):
-            try:
-                batch = journal.decode(body)
-            except journal.DamagedError as error:
-                raise StorageError(f"row {number} of the journal is damaged: {error}") from None
-            self._watch.observe(batch, first_new=self._known.next_meter)
-        for number in self._deletions.numbers:
-            self._watch.forget(number)
+        return self._spooling.away or time.monotonic() < self._settle_after
 
     # Sealing
 
     def _seal(self) -> None:
-        """Seal or thin a slice, if one is due, once what was deleted is out of the way."""
-        if self._away:
+        """Seal or thin a slice, if one is due and the log has room that commits do not need."""
+        self._busy = False
+        if self._spooling.away or (self._wal is not None and self._wal.pressing):
             return
         try:
             if self._deletions.work(_SETTLING):
@@ -293,10 +299,11 @@ class Writer:
             self._busy = not self._deletions.removing and (
                 self._sealer.step(_now()) or self._retention.step(_now())
             )
-        except REFUSALS as error:
+            if self._busy:
+                self._trouble.over(_SEALING)
+        except (*REFUSALS, StorageError) as error:
             # The journal keeps what cannot be sealed: nothing is lost by waiting.
-            log.error("cannot seal, trying again: %s", reason(error))
-            self._busy = False
+            self._trouble.met(_SEALING, "cannot seal", error)
             self._sealer.postpone(_now())
             self._retention.postpone(_now())
 
@@ -311,47 +318,25 @@ class Writer:
     def status(self) -> dict[str, Any]:
         """What the writer has done since it started, and what its receivers reported."""
         return {
-            "started_ms": self._started,
-            "readings": self._readings,
-            "commits": self._commits,
-            "commit_ms": 1000 * statistics.median(self._durations) if self._durations else 0.0,
-            "spooling": self._away,
-            "spooled": 0 if self._spooling is None else self._spooling.spool.waiting,
+            **self._tally.status(),
+            "spooling": self._spooling.away,
+            "spooled": self._spooling.spool.waiting,
+            "trouble": self._spooling.trouble or self._trouble.text,
             "receivers": [msgspec.Raw(report) for report in self._router.reports.values()],
         }
 
     def _change(self, body: bytes) -> dict[str, Any]:
         """Make a change; the answer holds the meter's number, or an error's code and message."""
-        try:
-            wanted = _CHANGES.decode(body)
-            check(wanted)
-            if self._away:
-                raise UnavailableError("the database is away: try again when it is back")
-            if isinstance(wanted, DeleteMeter):
-                return {"found": self._delete(wanted.id)}
-            with self._begin() as connection:
-                if isinstance(wanted, ReplaceMeter):
-                    meter = meters.replace(connection, wanted)
-                else:
-                    meter = meters.change(connection, wanted, self._known.next_meter, _now())
-        except (msgspec.MsgspecError, ChangeRefusedError) as error:
-            code = getattr(error, "code", "bad_request")
-            return {"error": {"code": code, "message": str(error)}}
-        except REFUSALS as error:
-            return {"error": {"code": "unavailable", "message": f"the database: {reason(error)}"}}
-        if meter.number == self._known.next_meter:
-            self._known.registered(meter.octets)
-        self._watch.recheck(meter.number)
-        return {"number": meter.number}
-
-    def _delete(self, id: str) -> bool:
-        """Whether there was such a meter; from here on there is none."""
-        number = self._deletions.delete(id, self._known.next_meter - 1)
-        if number is None:
-            return False
-        self._known.deleted(number)
-        self._watch.forget(number)
-        return True
+        answer = registry_changes.make(
+            body, self._begin, self._known, self._deletions, self._sealer.rebuild_days, _now()
+        )
+        number = answer.get("number")
+        if isinstance(number, int):
+            self._watch.recheck(number)
+        deleted = answer.pop("deleted", None)
+        if deleted is not None:
+            self._watch.forget(deleted)
+        return answer
 
 
 def _now() -> int:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import date
 from decimal import Decimal
@@ -340,10 +340,15 @@ def test_tables_of_somebody_else(empty: MakeEngine) -> None:
 
 
 def series(reader: Reader, id: str, register: int = ENERGY_IMPORT) -> list[tuple[int, int]]:
-    """Hours since NOW and values, in the order of acceptance."""
+    """Hours since NOW and values by time, as sealed ones are, then in the order of acceptance."""
     found = reader.series(reader.meter(id), BY_CODE[register])
     hours = ((found.time - NOW) / HOUR).tolist()
-    return list(zip(hours, found.value.tolist(), strict=True))
+    return by_time(zip(hours, found.value.tolist(), strict=True))
+
+
+def by_time(readings: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """An exact repeat counts once: sealing drops it."""
+    return list(dict.fromkeys(sorted(readings, key=lambda reading: reading[0])))
 
 
 def check_answers(data: Path) -> None:
@@ -387,7 +392,7 @@ def check_readings(reader: Reader) -> None:
     assert reader.readings() in (29, 28)  # an exact repeat is dropped when it is sealed
     first = [(hour, 1_000 + 700 * hour) for hour in range(6)]
     later = [(hour, 1_000 + 700 * hour) for hour in range(6, 12)]
-    assert series(reader, "kitchen") == [*first, (2, 2_400), (3, 3_111), *later]
+    assert series(reader, "kitchen") == by_time([*first, (2, 2_400), (3, 3_111), *later])
     assert series(reader, "kitchen", ENERGY_EXPORT) == [(0, 500), (1, 501), (2, 502)]
     assert series(reader, "shed") == [(0, 999_000), (1, 999_400), (2, 999_800), (3, 200)]
     assert series(reader, "cellar") == [(hour, 10 + 900 * hour) for hour in range(4)]

@@ -104,6 +104,9 @@ class Store:
         """Every series reads as it was accepted: each instant's values, in order, once each."""
         with self.reader.snapshot():
             self.check_days()
+            distinct = sum(len(set(accepted)) for accepted in self.accepted.values())
+            most = sum(map(len, self.accepted.values()))
+            assert distinct <= self.reader.readings() <= most
             for (number, code), accepted in self.accepted.items():
                 meter = self.reader.by_number(number)
                 series = self.reader.series(meter, BY_CODE[code])
@@ -351,3 +354,16 @@ def test_blocks_give_back_what_was_put_in(
     place = flip % len(body)
     with pytest.raises(journal.DamagedError):
         blocks.decode(body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :])
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_readings_count_once_amid_a_pass(tmp_path: Path) -> None:
+    store = Store(tmp_path, 6)
+    for at in range(3):
+        store.commit([(meter, ENERGY_IMPORT, NOON + at * 1000, at) for meter in range(1, 7)])
+    store.start_pass()
+    store.sealer.step(0)
+    with store.reader.snapshot():
+        assert store.reader._watermark.values > 0
+        assert store.reader.readings() == 18
+    store.close()

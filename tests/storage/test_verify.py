@@ -233,7 +233,7 @@ def plain(hours: range) -> list[tuple[int, ...]]:
     return [(1, ENERGY_IMPORT, NOW + at * HOUR, 9 + 9 * at, 0, 1) for at in hours]
 
 
-def sealed_one_by_one(house: House, *commits: list[tuple[int, ...]]) -> None:
+def sealed_one_by_one(house: House, *commits: list[Any]) -> None:
     for values in commits:
         house.commit(values)
         house.sealer.seal_all()
