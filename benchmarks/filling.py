@@ -131,4 +131,4 @@ class Filler(Writer):
     def seal_all(self) -> None:
         """Seal what is in the journal, whether it is due or not, and merge what is to be merged."""
         with self.costs.rest.timed():
-            self._sealer.seal_all()
+            self._upkeep.sealer.seal_all()

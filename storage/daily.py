@@ -297,6 +297,17 @@ def around(
     return Around(found, first, int(dates[-1]), settled)
 
 
+def deleted(connection: sa.Connection, numbers: list[int]) -> list[tuple[int, int]]:
+    """Of which of these meters retention deleted readings, and before what instant."""
+    if not numbers:
+        return []
+    query = sa.select(_THINNED.meter, _THINNED.upto_ms).where(
+        _THINNED.meter.between(min(numbers), max(numbers)), _THINNED.tier == Keep.NONE.value
+    )
+    known = set(numbers)
+    return [(number, upto) for number, upto in connection.execute(query) if number in known]
+
+
 def deleted_before(connection: sa.Connection, meter: Meter) -> int:
     """The instant before which readings were deleted for their age: those days stay as they are."""
     deleted = sa.select(_THINNED.upto_ms).where(

@@ -76,6 +76,11 @@ def notes(connection: sa.Connection, known: int = 0) -> dict[str, Note]:
     return {key: msgspec.json.decode(value, type=Note) for key, value in rows}
 
 
+def leaving(connection: sa.Connection) -> set[int]:
+    """The numbers of deleted meters of which something may still be stored."""
+    return {note.meter for note in notes(connection).values() if note.stage is not Stage.DONE}
+
+
 class Deletions:
     """Belongs to the writer: removes between its commits what is left of deleted meters."""
 
@@ -184,7 +189,11 @@ def _in_blocks(connection: sa.Connection, note: Note) -> Note:
             connection.execute(_BLOCKS.delete().where(this))
         elif len(kept) < len(stored):
             body = blocks.encode(kept)
-            connection.execute(_BLOCKS.update().where(this).values(readings=len(kept), body=body))
+            first_ms, last_ms = int(kept.time.min()), int(kept.time.max())
+            update = _BLOCKS.update().where(this)
+            connection.execute(
+                update.values(readings=len(kept), first_ms=first_ms, last_ms=last_ms, body=body)
+            )
         values = reached.values - (len(stored) - len(kept))
         watermark.write(connection, dataclasses.replace(reached, values=values))
     return Note(note.meter, Stage.BLOCKS, row.id)

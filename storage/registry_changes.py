@@ -14,20 +14,16 @@ from storage.changes import Change, ChangeRefusedError, DeleteMeter, ReplaceMete
 from storage.database import REFUSALS
 from storage.deletion import Deletions
 from storage.known import Known
-from storage.meters import Meter
 from storage.trouble import plain
+from storage.upkeep import Upkeep
 
 _CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(Change)
 
 # Begins a transaction; raises one of REFUSALS where none can be.
 Begin = Callable[[], AbstractContextManager[sa.Connection]]
-# Computes the days of a meter again, whose settings are other ones now.
-Rebuild = Callable[[sa.Connection, Meter], None]
 
 
-def make(
-    body: bytes, begin: Begin, known: Known, deletions: Deletions, rebuild: Rebuild, now_ms: int
-) -> dict[str, Any]:
+def make(body: bytes, begin: Begin, known: Known, upkeep: Upkeep, now_ms: int) -> dict[str, Any]:
     """Make a change; the answer holds the meter's number, or an error's code and message.
 
     Of a deletion it holds whether the meter was ``found``, and its number as ``deleted``.
@@ -36,14 +32,14 @@ def make(
         wanted = _CHANGES.decode(body)
         check(wanted)
         if isinstance(wanted, DeleteMeter):
-            return _delete(wanted, known, deletions)
+            return _delete(wanted, known, upkeep.deletions)
         with begin() as connection:
             if isinstance(wanted, ReplaceMeter):
                 meter = meters.replace(connection, wanted)
             else:
                 meter = meters.change(connection, wanted, known.next_meter, now_ms)
             if meter.number < known.next_meter and _moves_energy(wanted):
-                rebuild(connection, meter)
+                upkeep.sealer.rebuild_days(connection, meter)
     except (msgspec.MsgspecError, ChangeRefusedError) as error:
         code = getattr(error, "code", "bad_request")
         return {"error": {"code": code, "message": str(error)}}

@@ -66,10 +66,10 @@ def thinned_dates(instants: Int64s, zone: ZoneInfo) -> set[int]:
     return set(dates[touched].tolist())
 
 
-def compare(meter: Meter, stored: Days, computed: Computed) -> Iterator[Difference]:
-    """Every difference between the rows of a meter and what they should be."""
+def compare(meter: Meter, stored: Days, computed: Computed, since: int = 0) -> Iterator[Difference]:
+    """Every difference between the rows of a meter and what they should be, from a date on."""
     rows, expected = _by_date(stored), _by_date(computed.days)
-    for date in sorted(rows.keys() | expected.keys()):
+    for date in sorted(date for date in rows.keys() | expected.keys() if date >= since):
         where = f"{place(meter)}, day {date // 10_000:04}-{date // 100 % 100:02}-{date % 100:02}"
         if date not in rows:
             yield Difference("daily", where, "no row", _text(expected[date]))

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import sqlalchemy as sa
 
-from storage import daily, schema, verify_days, verify_window
+from storage import daily, deletion, schema, verify_days, verify_window
 from storage.defaults import Defaults
 from storage.energy import curve_of
 from storage.meters import Meter
@@ -22,6 +22,7 @@ from storage.sealing import sealed_load
 from storage.verify_days import Computed, place
 from storage.verify_report import Difference, Snapshot, differing
 from storage.verify_window import HIGHEST, LOWEST, Latest, Reading, Window
+from telemetry import calendar
 from telemetry.days import Days
 from telemetry.readings import Int64s
 from telemetry.registers import ENERGY_IMPORT
@@ -53,9 +54,11 @@ def of_meters(snapshot: Snapshot, defaults: Defaults) -> Iterator[Looked]:
         with snapshot() as connection:
             numbers, end, large = _next(connection, after, room)
             window = verify_window.load(connection, after + 1, end, numbers, large=large)
+            window.since.update(_since(connection, window, defaults))
+            leaving = deletion.leaving(connection)
             by_time = _computed_by_time(connection, window, defaults) if large else None
         # What is left to do needs no snapshot any more.
-        found = list(_strangers(window))
+        found = list(_strangers(window, leaving))
         for number, meter in window.meters.items():
             if window.readable(number):
                 found += _compare(window, meter, defaults, by_time)
@@ -79,14 +82,23 @@ def _next(connection: sa.Connection, after: int, room: int) -> tuple[list[int], 
     return numbers, end, False
 
 
-def _strangers(window: Window) -> Iterator[Difference]:
-    """Rows of meters that are not registered."""
+def _since(connection: sa.Connection, window: Window, defaults: Defaults) -> dict[int, int]:
+    """The dates from which on there are readings, where older ones were deleted for their age."""
+    found = {}
+    for number, upto_ms in daily.deleted(connection, list(window.meters)):
+        zone = _zone(window, window.meters[number], defaults)
+        found[number] = int(calendar.days(zone, upto_ms, upto_ms)[1][0])
+    return found
+
+
+def _strangers(window: Window, leaving: set[int]) -> Iterator[Difference]:
+    """Rows of meters that are not registered, nor being deleted."""
     for table, rows in (
         ("daily", window.days),
         ("latest", window.latest),
         ("replacements", window.swaps),
     ):
-        for number in sorted(rows.keys() - window.meters.keys()):
+        for number in sorted(rows.keys() - window.meters.keys() - leaving):
             said = f"{len(rows[number])} rows"
             yield Difference(table, f"meter number {number}", said, "no such meter")
 
@@ -108,7 +120,7 @@ def _compare(
         computed = Computed(_NO_DAYS, set(), newest_counts=False)
         if len(energy):
             computed = verify_days.compute(energy, meter, window.swaps.get(number, ()), zone)
-    yield from verify_days.compare(meter, stored, computed)
+    yield from verify_days.compare(meter, stored, computed, window.since.get(number, 0))
     kept, newest = window.latest.get(number, {}), window.newest.get(number, {})
     for code in sorted(kept.keys() | newest.keys()):
         where = f"{place(meter)}, register {code}"

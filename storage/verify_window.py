@@ -54,6 +54,7 @@ class Window:
     energy: Stored  # by meter, time and acceptance; of a large window only what thinning made
     newest: dict[int, dict[int, Reading]]  # by meter and register, what the blocks say
     unreadable: list[tuple[int, int]] = field(default_factory=list)  # numbers, from and to
+    since: dict[int, int] = field(default_factory=dict)  # dates before which nothing is left
 
     def readable(self, number: int) -> bool:
         """Whether no block that may have readings of the meter is damaged."""

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from storage import damaged_rows, handover, journal, registry_changes, schema
 from storage.database import AnotherWriterError, HeldUpError
 from storage.defaults import Defaults
-from storage.deletion import Deletions
 from storage.engine import (
     REFUSALS,
     Database,
@@ -33,10 +32,9 @@ from storage.ladder import KEEP_ALL, Policy
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.outage import LogHeld, ServerAway, Spooling
 from storage.queries import Reader
-from storage.retention import Retention
-from storage.sealing import Sealer
 from storage.tally import Tally
 from storage.trouble import Trouble
+from storage.upkeep import Upkeep
 from storage.wal import WalGuard
 from telemetry.readings import Readings
 
@@ -80,10 +78,8 @@ class Writer:
         self._wal = None if url else WalGuard(self._engine, database_path(database.data))
         self._reader = Reader(database, connect=not self._spooling.away)
         self._watch = LimitWatch(self._reader, defaults)
-        self._sealer = Sealer(self._begin, defaults)
-        self._retention = Retention(self._begin, policy, defaults, self._sealer.look_again)
-        self._deletions = Deletions(self._begin, self._engine)
-        self._busy = False  # sealing: more of it is due at once
+        self._upkeep = Upkeep(self._begin, self._engine, defaults, policy)
+        self._busy = False  # with upkeep: more of it is due at once
         self._publisher = publisher
         self._router = Router(endpoint)
         self._known, self._sure = Known(), False
@@ -140,12 +136,11 @@ class Writer:
         """On a new connection, or after a refusal: a commit that was cut off may have been made."""
         self._spooling.opened(connection)
         damaged_rows.put_right(connection)
-        self._sealer.learn(connection)
-        self._deletions.learn(connection)
+        self._upkeep.learn(connection)
         if self._known.catch_up(connection):
             try:
                 self._watch.observe_again(connection, self._known.next_meter)
-                for number in self._deletions.numbers:
+                for number in self._upkeep.deletions.numbers:
                     self._watch.forget(number)
             except REFUSALS:
                 self._known.next = 0  # all is to be learnt again
@@ -157,7 +152,7 @@ class Writer:
         while True:
             wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
             looking = self._watch.waiting and not self._postponed()
-            if looking or self._busy or self._draining or self._deletions.waiting:
+            if looking or self._busy or self._draining or self._upkeep.deletions.waiting:
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -256,7 +251,7 @@ class Writer:
             if not self._watch.waiting:
                 keep_number(connection, "settled", self._known.next - 1)
         self._known.committed(new, limits)
-        self._sealer.committed(len(batch), now)
+        self._upkeep.sealer.committed(len(batch), now)
         self._watch.observe(batch, first_new=self._known.next_meter - len(new.number))
         for number in limits:
             self._watch.recheck(number)
@@ -293,19 +288,13 @@ class Writer:
         if self._spooling.away or (self._wal is not None and self._wal.pressing):
             return
         try:
-            if self._deletions.work(_SETTLING):
-                with self._begin() as connection:
-                    self._sealer.learn(connection)
-            self._busy = not self._deletions.removing and (
-                self._sealer.step(_now()) or self._retention.step(_now())
-            )
+            self._busy = self._upkeep.step(_now())
             if self._busy:
                 self._trouble.over(_SEALING)
         except (*REFUSALS, StorageError) as error:
             # The journal keeps what cannot be sealed: nothing is lost by waiting.
             self._trouble.met(_SEALING, "cannot seal", error)
-            self._sealer.postpone(_now())
-            self._retention.postpone(_now())
+            self._upkeep.postpone(_now())
 
     # Requests of the query service
 
@@ -327,9 +316,7 @@ class Writer:
 
     def _change(self, body: bytes) -> dict[str, Any]:
         """Make a change; the answer holds the meter's number, or an error's code and message."""
-        answer = registry_changes.make(
-            body, self._begin, self._known, self._deletions, self._sealer.rebuild_days, _now()
-        )
+        answer = registry_changes.make(body, self._begin, self._known, self._upkeep, _now())
         number = answer.get("number")
         if isinstance(number, int):
             self._watch.recheck(number)

@@ -53,7 +53,8 @@ def engine(database: Database) -> Iterator[sa.Engine]:
 
 
 def found_in_files(data: Path, octets: bytes) -> list[str]:
-    return [file.name for file in data.iterdir() if octets in file.read_bytes()]
+    files = (file for file in data.rglob("*") if file.is_file())
+    return [file.name for file in files if octets in file.read_bytes()]
 
 
 def note(database: Database, key: str = NOTE) -> deletion.Note:
