@@ -91,8 +91,8 @@ def _get_latest(request: m.GetLatest, source: Answers) -> m.Latest:
 
 
 def _status_names(status: int) -> list[str]:
-    names = ["arrival_time"] if status & Status.ARRIVAL_TIME else []
-    return names + (["device"] if status & DEVICE_BITS else [])
+    marks = {"arrival_time": Status.ARRIVAL_TIME, "device": DEVICE_BITS, "thinned": Status.THINNED}
+    return [name for name, bits in marks.items() if status & bits]
 
 
 def _get_history(request: m.GetHistory, source: Answers) -> m.History:

@@ -1,6 +1,6 @@
 """A copy of the whole database as one SQLite file, made while the writer goes on.
 
-docs/decisions/0012-backup.md says why it is copied in this way.
+docs/decisions/0017-backup.md says why it is copied in this way.
 """
 
 from __future__ import annotations
