@@ -20,13 +20,6 @@ _CONFIGS = {
     )
     for level in (BRIEF, LASTING)
 }
-# Of 32 bits: each value from the two before it, as far as those tell it.
-_NARROW_CONFIGS = {
-    level: ChunkConfig(
-        compression_level=level, delta_spec=DeltaSpec.try_conv1(2), mode_spec=ModeSpec.classic()
-    )
-    for level in (BRIEF, LASTING)
-}
 _NARROW = np.iinfo(np.int32)
 _RUN = 8  # a column is written as runs where they are this long or longer
 _ROOM = 1024  # for the counts at first: nothing else says how many meters there are
@@ -93,7 +86,7 @@ def pack_values(column: Int64s, effort: int) -> tuple[Column, bool]:
         return listed, False
     if column.min() < _NARROW.min or column.max() > _NARROW.max:
         return bytes(standalone.simple_compress(column, _CONFIGS[effort])), False
-    packed = standalone.simple_compress(column.astype(np.int32), _NARROW_CONFIGS[effort])
+    packed = standalone.simple_compress(column.astype(np.int32), _CONFIGS[effort])
     return bytes(packed), True
 
 
@@ -131,6 +124,19 @@ def unpack(registers: list[Register], place: int, name: str, count: int) -> npt.
     if _fill(column, packed, name) != count:
         raise DamagedError(f"the block's {name} are not {count}")
     return column.astype(np.int64) if narrow else column
+
+
+def unpack_rows(
+    registers: list[Register], place: int, name: str, count: int, rows: slice
+) -> npt.NDArray[Any]:
+    """Some rows of a column of so many values."""
+    packed = _packed(registers, place, name)
+    if isinstance(packed, list) and len(packed) == 2 and packed[1] == count:
+        try:
+            return np.full(rows.stop - rows.start, packed[0], _TYPES[name])
+        except OverflowError:
+            raise DamagedError(f"the block's {name} are out of range") from None
+    return unpack(registers, place, name, count)[rows]
 
 
 def unpack_counts(registers: list[Register], place: int, most: int) -> Int64s:

@@ -21,6 +21,7 @@ from storage.block_columns import (
     pack_values,
     unpack,
     unpack_counts,
+    unpack_rows,
 )
 from storage.journal import Batch, DamagedError
 from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
@@ -284,7 +285,9 @@ def series(body: bytes, meter: int, code: int) -> Stored | None:
         return None
     rows = slice(int(starts[at]), int(starts[at] + counts[at]))
     total = int(counts.sum())
-    time, epoch, status, late = (unpack(registers, place, name, total)[rows] for name in _READINGS)
+    time, epoch, status, late = (
+        unpack_rows(registers, place, name, total, rows) for name in _READINGS
+    )
     value = _values(registers, place, total, starts)[rows]
     return Stored(
         np.full(len(time), meter, np.uint32),
