@@ -103,13 +103,16 @@ def _get_history(request: m.GetHistory, source: Answers) -> m.History:
         steps = ", ".join(Step)
         raise BusError("bad_request", f"step is one of {steps}, not {request.step!r}") from None
     meter = find_meter(source, request.id)
-    start, end = _range(request.start_ms, request.end_ms, *_extent(source, meter))
+    start, end = _range(source, meter, request.start_ms, request.end_ms)
     if step is Step.RAW:
         curve, bounds, flags = _between_readings(source, meter, start, end, most)
         wh = np.diff(curve.at(bounds))
     else:
-        last = min(end, start + (most + 2) * _LONGEST[step])
-        curve = energy_curve(source.reader, meter, start, last)
+        curve = _for_page(source, meter, step, start, end, most)
+        if not len(curve.time) or start < curve.time[0]:  # there may be more, but later
+            start = max(start, source.reader.oldest(meter, REGISTER) or start)
+            end = max(end, start + 1)
+            curve = _for_page(source, meter, step, start, end, most)
         edges = _edges(curve, step, source.defaults.zone(meter), start, end, most)
         bounds = _within(edges, request.start_ms, request.end_ms)
         slots = intervals.slots(curve, bounds)
@@ -143,19 +146,19 @@ def _between_readings(
     return curve, curve.time[first:last], curve.flags[first + 1 : last]
 
 
+def _for_page(source: Answers, meter: Meter, step: Step, start: int, end: int, most: int) -> Curve:
+    """The curve of as many slots from the start on as a page may need."""
+    last = min(end, start + (most + 2) * _LONGEST[step])
+    return energy_curve(source.reader, meter, start, last)
+
+
 def _reaches(start: int, end: int) -> Iterator[int]:
     """Ever later instants up to the end: who looks for a page need not look at years."""
-    reach = DAY_MS
+    reach = 2 * DAY_MS
     while start + reach < end:
         yield start + reach
         reach *= 8
     yield end
-
-
-def _extent(source: Answers, meter: Meter) -> tuple[int | None, int | None]:
-    """The instants of a meter's oldest and newest energy reading."""
-    reader = source.reader
-    return reader.oldest(meter, REGISTER), reader.newest(meter, REGISTER)
 
 
 def _edges(curve: Curve, step: Step, zone: ZoneInfo, start: int, end: int, most: int) -> Int64s:
@@ -206,7 +209,7 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
 
 def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
     meter = find_meter(source, request.id)
-    start, end = _range(request.start_ms, request.end_ms, *_extent(source, meter))
+    start, end = _range(source, meter, request.start_ms, request.end_ms)
     curve = energy_curve(source.reader, meter, start, end)
     if request.end_ms is None and len(curve.time):
         end = max(int(curve.time[-1]), start + 1)  # what is newer is held back
@@ -301,16 +304,15 @@ def _instant(field: str, instant: int | None) -> int | None:
 
 
 def _range(
-    start_ms: int | None, end_ms: int | None, oldest: int | None, newest: int | None
+    source: Answers, meter: Meter, start_ms: int | None, end_ms: int | None
 ) -> tuple[int, int]:
-    """The range asked for, where nothing was asked the data's; never empty.
-
-    It starts with the data at the earliest: there are no centuries to look through before.
-    """
+    """The range asked for, where nothing was asked the data's; never empty."""
     start, end = _instant("start_ms", start_ms), _instant("end_ms", end_ms)
     if start is not None and end is not None and end <= start:
         raise BusError("bad_request", "the range ends before it starts")
-    first, last = oldest or 0, 1 if newest is None else newest
-    start = first if start is None else max(start, first)
-    start = start if end is None else min(start, end - 1)
-    return start, max(last, start + 1) if end is None else end
+    if start is None:
+        first = source.reader.oldest(meter, REGISTER) or 0
+        start = first if end is None else min(first, end - 1)
+    if end is None:
+        end = max(source.reader.newest(meter, REGISTER) or 0, start + 1)
+    return start, end

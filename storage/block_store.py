@@ -20,9 +20,9 @@ from telemetry.calendar import DAY_MS
 from telemetry.readings import Int64s, UInt32s
 
 _MERGE = 8  # blocks of one group that are merged
-_MOST_MERGED = 200_000  # values that are merged at once, if two blocks have not more
-_LEAST = 8192  # readings of a merged block, if there are as many
-_LARGE = 16_384  # readings of a block that is divided by time
+_MOST_MERGED = 300_000  # values that are merged at once, if two blocks have not more
+_LEAST = 4096  # readings of a merged block, if there are as many
+_LARGE = 10_000  # readings of a block that is divided by time
 _LONG, _MANY = 7 * DAY_MS, 512  # a block so long, with so many readings a meter, is left alone
 
 Group = tuple[int, int]  # shift and group
@@ -162,7 +162,7 @@ def by_group(stored: Stored, shift: int) -> list[Stored]:
 def _lasting(part: Stored, shift: int, effort: int) -> bool:
     """Whether a block is left alone from now on."""
     readings = int(np.diff(blocks.changes(part.register)).max())
-    if shift == 0 and readings >= _LEAST // 4:
+    if shift == 0 and readings >= _LEAST // 2:
         return True
     if effort != LASTING or int(part.time.max() - part.time.min()) < _LONG:
         return False

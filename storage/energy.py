@@ -32,8 +32,8 @@ def energy_curve(
     newest = reader.newest(meter, REGISTER)
     if end_ms is not None and (newest is None or newest <= end_ms):
         end_ms = None
-    oldest = None if start_ms is None else reader.oldest(meter, REGISTER)
-    if start_ms is not None and (oldest is None or oldest >= start_ms):
+    begins = None if start_ms is None else reader.begins(meter, REGISTER)
+    if start_ms is not None and (begins is None or begins >= start_ms):
         start_ms = None
     return curve_of(
         lambda start, end: reader.series(meter, REGISTER, start, end),

@@ -90,6 +90,31 @@ def _earliest(shifts: tuple[int, ...]) -> sa.CompoundSelect[Any]:
     ).order_by("first_ms")
 
 
+@lru_cache(maxsize=64)
+def _begins(shifts: tuple[int, ...]) -> Prepared:
+    """When the first block of one group of each shift begins."""
+    return Prepared(
+        sa.union_all(
+            *(
+                sa.select(sa.func.min(_BLOCKS.first_ms)).where(
+                    _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
+                )
+                for shift in shifts
+            )
+        )
+    )
+
+
+def begins(connection: sa.Connection, watermark: Watermark, meter: int) -> int | None:
+    """No sealed reading of the meter is older; None where it has none."""
+    shifts = watermark.shift_list
+    if not shifts:
+        return None
+    groups = {f"g{shift}": meter >> shift for shift in shifts}
+    found = [first for (first,) in _begins(shifts).rows(connection, **groups) if first is not None]
+    return min(found, default=None)
+
+
 _BODY = sa.select(_BLOCKS.body).where(_BLOCKS.id == sa.bindparam("id"))
 
 

@@ -264,6 +264,17 @@ class Reader:
             return sealed
         return int(tail.min()) if sealed is None else min(sealed, int(tail.min()))
 
+    def begins(self, meter: Meter, register: Register) -> int | None:
+        """An instant before which the register has no reading; None where it has none at all.
+
+        Told at once, where ``oldest`` has to look into blocks.
+        """
+        sealed = history.begins(self._connection, self._watermark, meter.number)
+        tail = self._tail.series(meter.number, register.code).time
+        if not len(tail):
+            return sealed
+        return int(tail.min()) if sealed is None else min(sealed, int(tail.min()))
+
     def came_late(self, meter: Meter, register: Register, instant: int) -> bool:
         """Whether newer readings had been accepted before the first one of an instant was."""
         sealed_there = self._sealed(meter, register, instant, instant)
