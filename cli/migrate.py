@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cli import config
 from cli.config import ConfigError
 from storage import migrate, schema
-from storage.engine import Database, StorageError, close_writer, open_writer
+from storage.engine import Database, StorageError, close_writer, look, open_writer
 from storage.lock import only_writer
 
 _NEEDED, _WRONG_INPUT, _INTERRUPTED = 1, 2, 130
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Migrate, or tell whether it is needed; the exit code."""
     try:
         settings = config.load(arguments)
-        number = migrate.look(settings.database)
+        number = look(settings.database)
         if arguments.check or number == 0:
             return _check(number)
         with only_writer(settings.directory):
@@ -85,7 +85,7 @@ def _migrate(database: Database) -> None:
 
         report = migrate.Report(say, copied)
         # Looked at again: only now does nobody else write.
-        up_to_date = migrate.look(database) == schema.VERSION
+        up_to_date = look(database) == schema.VERSION
         engine = open_writer(database, report)
         try:
             if up_to_date and not migrate.make_shrinkable(engine, report):

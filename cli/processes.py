@@ -175,8 +175,8 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
     from query.publisher import Publisher
+    from storage.engine import pending
     from storage.lock import only_writer
-    from storage.migrate import pending
     from storage.writer import Writer
 
     with only_writer(settings.directory):

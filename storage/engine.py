@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -18,11 +18,10 @@ from storage.database import (
     UnavailableError,
     reason,
 )
+from storage.info import keep_number, kept_number
+from storage.migrate import Report, found, migrate, refuse_newer
 from storage.sqlite import database_path, identity
 from storage.trouble import plain
-
-if TYPE_CHECKING:
-    from storage.migrate import Report
 
 __all__ = [
     "REFUSALS",
@@ -37,10 +36,12 @@ __all__ = [
     "identity",
     "keep_number",
     "kept_number",
+    "look",
     "many",
     "octets",
     "open_reader",
     "open_writer",
+    "pending",
     "place",
     "prepare",
     "reason",
@@ -91,8 +92,6 @@ def _prepare_soon(engine: Engine, report: Report | None) -> None:
 
 def prepare(engine: Engine, report: Report | None = None) -> None:
     """Make the tables, or migrate them, if need be. Raises StorageError for a newer Wattbus's."""
-    from storage.migrate import migrate  # which stands on this module
-
     migrate(engine, date.today(), report)
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
@@ -113,8 +112,6 @@ def open_reader(database: Database, *, older: bool = False, connect: bool = True
     Raises StorageError where there is no database yet. With ``connect`` false a server is left
     alone until the engine is used.
     """
-    from storage.migrate import found  # which stands on this module
-
     engine = None
     try:
         engine = postgresql.reader(database.url) if database.url else sqlite.reader(database.data)
@@ -166,6 +163,27 @@ def octets(database: Database, connection: sa.Connection) -> int:
     return postgresql.octets(connection) if database.url else sqlite.octets(database.data)
 
 
+def look(database: Database) -> int:
+    """The schema of a database, 0 for one without tables.
+
+    Raises StorageError where there is none, or one that cannot be used.
+    """
+    engine = open_reader(database, older=True)
+    try:
+        with engine.connect() as connection:
+            return found(connection)
+    finally:
+        engine.dispose()
+
+
+def pending(database: Database) -> bool:
+    """Whether opening the database to write will migrate it, which may take its time."""
+    try:
+        return 0 < look(database) < schema.VERSION
+    except StorageError:
+        return False  # whoever opens it to write says what is wrong
+
+
 def many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
     """Execute a statement with ``?`` for its values once for each row, of which there may be none.
 
@@ -182,25 +200,7 @@ def give_back(connection: sa.Connection) -> bool:
     return connection.dialect.name == "sqlite" and sqlite.give_back(connection)
 
 
-def keep_number(connection: sa.Connection, key: str, number: int) -> None:
-    """Keep a number of the collector's own under a key."""
-    table = schema.info
-    if not connection.execute(
-        table.update().where(table.c.key == key).values(value=str(number))
-    ).rowcount:
-        connection.execute(table.insert().values(key=key, value=str(number)))
-
-
-def kept_number(connection: sa.Connection, key: str) -> int:
-    """The number kept under a key, 0 when there is none."""
-    table = schema.info
-    found = connection.execute(sa.select(table.c.value).where(table.c.key == key)).scalar()
-    return int(found or 0)
-
-
 def _check_version(connection: sa.Connection) -> None:
-    from storage.migrate import refuse_newer  # which stands on this module
-
     number = kept_number(connection, "schema")
     refuse_newer(number)
     if number < schema.VERSION:

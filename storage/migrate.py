@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from storage import files, schema
-from storage.database import Database, StorageError
-from storage.engine import keep_number, kept_number, open_reader
+from storage.database import StorageError
+from storage.info import keep_number, kept_number
 
 log = logging.getLogger("migrate")
 
@@ -33,27 +33,6 @@ class Report:
 
     say: Callable[[str], None] = log.info
     copied: files.Copied = files.quietly
-
-
-def look(database: Database) -> int:
-    """The schema of a database, 0 for one without tables.
-
-    Raises StorageError where there is none, or one that cannot be used.
-    """
-    engine = open_reader(database, older=True)
-    try:
-        with engine.connect() as connection:
-            return found(connection)
-    finally:
-        engine.dispose()
-
-
-def pending(database: Database) -> bool:
-    """Whether opening the database to write will migrate it, which may take its time."""
-    try:
-        return 0 < look(database) < schema.VERSION
-    except StorageError:
-        return False  # whoever opens it to write says what is wrong
 
 
 def found(connection: sa.Connection) -> int:
