@@ -92,12 +92,18 @@ def days(zone: ZoneInfo, start_ms: int, end_ms: int) -> tuple[Int64s, Int64s]:
 @lru_cache(maxsize=1024)
 def _year(zone: ZoneInfo, year: int) -> tuple[Int64s, Int64s]:
     """The starts of a year's days, and their dates as numbers."""
+    if not MINYEAR <= year < MAXYEAR:
+        raise OverflowError(f"the year {year} is out of range")
     starts: dict[int, int] = {}
     for ordinal in range(date(year, 1, 1).toordinal(), date(year + 1, 1, 1).toordinal()):
         day = date.fromordinal(ordinal)
         # A date that the clock skips starts with the next one, which it belongs to.
-        starts[day_start(zone, day)] = day.year * 10_000 + day.month * 100 + day.day
+        starts[day_start(zone, day)] = _number(day)
     return np.array(list(starts), np.int64), np.array(list(starts.values()), np.int64)
+
+
+def _number(day: date) -> int:
+    return day.year * 10_000 + day.month * 100 + day.day
 
 
 def day_start(zone: ZoneInfo, day: date) -> int:
@@ -202,9 +208,11 @@ def _months(zone: ZoneInfo, first: date, last: date) -> Int64s:
 
 
 def _days(zone: ZoneInfo, first: date, last: date) -> Int64s:
-    days = range(first.toordinal(), last.toordinal() + 1)
-    starts = [day_start(zone, date.fromordinal(day)) for day in days]
-    return np.unique(np.array(starts, np.int64))
+    years = [_year(zone, year) for year in range(first.year, last.year + 1)]
+    starts = np.concatenate([starts for starts, _ in years])
+    dates = np.concatenate([dates for _, dates in years])
+    begin = int(dates.searchsorted(_number(first)))
+    return starts[begin : int(dates.searchsorted(_number(last))) + 1]
 
 
 def _divide(zone: ZoneInfo, days: Int64s, step_ms: int) -> Int64s:
