@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from storage import meters, schema
+from storage import meters, retention_marks, schema
 from storage.blocks import Stored, changes, near
 from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
 from storage.engine import many
-from storage.ladder import Keep
 from storage.meters import Meter
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
@@ -31,8 +30,8 @@ from telemetry.registers import ENERGY_IMPORT
 
 Loads = Callable[[Meter], Load]
 
-_DAILY, _LATEST, _THINNED = schema.daily.c, schema.latest.c, schema.thinned.c
-_LONG_AGO, _NO_DAY = -(2**62), 2**31 - 1
+_DAILY, _LATEST = schema.daily.c, schema.latest.c
+_NO_DAY = 2**31 - 1
 _SETTINGS = sa.select(
     schema.meters.c.number, schema.meters.c.time_zone, schema.meters.c.max_power_w
 ).where(schema.meters.c.number.between(sa.bindparam("low"), sa.bindparam("high")))
@@ -242,9 +241,9 @@ def again(
 
 def rebuild(connection: sa.Connection, meter: Meter, load: Load, defaults: Defaults) -> bool:
     """Compute all days of a meter again, as ``again`` does."""
-    floor = deleted_before(connection, meter)
+    floor = retention_marks.deleted_before(connection, meter.number)
     own = _DAILY.meter == meter.number
-    if floor != _LONG_AGO:
+    if floor != retention_marks.LONG_AGO:
         own &= _DAILY.day >= int(calendar.days(defaults.zone(meter), floor, floor)[1][0])
     connection.execute(schema.daily.delete().where(own))
     connection.execute(_ZONES, {"meter": meter.number, "zone": defaults.zone(meter).key})
@@ -284,7 +283,7 @@ def around(
     curve = curve_of(load, meter, swaps, low, high)
     slots = intervals.slots(curve, edges)
     covered = np.minimum(edges[1:], curve.time[-1]) - np.maximum(edges[:-1], curve.time[0])
-    kept = edges[:-1] >= deleted_before(connection, meter)
+    kept = edges[:-1] >= retention_marks.deleted_before(connection, meter.number)
     there = (covered > 0) & kept
     found = Days(
         meter=np.full(int(there.sum()), meter.number, np.int64),
@@ -295,26 +294,6 @@ def around(
     )
     first = int(dates[kept][0]) if kept.any() else _NO_DAY
     return Around(found, first, int(dates[-1]), settled)
-
-
-def deleted(connection: sa.Connection, numbers: list[int]) -> list[tuple[int, int]]:
-    """Of which of these meters retention deleted readings, and before what instant."""
-    if not numbers:
-        return []
-    query = sa.select(_THINNED.meter, _THINNED.upto_ms).where(
-        _THINNED.meter.between(min(numbers), max(numbers)), _THINNED.tier == Keep.NONE.value
-    )
-    known = set(numbers)
-    return [(number, upto) for number, upto in connection.execute(query) if number in known]
-
-
-def deleted_before(connection: sa.Connection, meter: Meter) -> int:
-    """The instant before which readings were deleted for their age: those days stay as they are."""
-    deleted = sa.select(_THINNED.upto_ms).where(
-        _THINNED.meter == meter.number, _THINNED.tier == Keep.NONE.value
-    )
-    found: int | None = connection.execute(deleted).scalar()
-    return _LONG_AGO if found is None else found
 
 
 def _ends_plainly(load: Load, part: Settled) -> bool:

@@ -17,6 +17,7 @@ from storage.watermark import Watermark
 from telemetry.calendar import DAY_MS
 
 _PAGE = 4096
+LONG_AGO = -(2**62)
 
 _BLOCKS, _THINNED, _METERS = schema.blocks.c, schema.thinned.c, schema.meters.c
 
@@ -46,6 +47,26 @@ def came_late(connection: sa.Connection, sealed: Stored) -> None:
         back = earliest - earliest % DAY_MS - DAY_MS
         own = (_THINNED.meter == number) & (_THINNED.upto_ms > earliest)
         connection.execute(schema.thinned.update().where(own).values(upto_ms=back))
+
+
+def deleted(connection: sa.Connection, numbers: list[int]) -> list[tuple[int, int]]:
+    """Of which of these meters retention deleted readings, and before what instant."""
+    if not numbers:
+        return []
+    query = sa.select(_THINNED.meter, _THINNED.upto_ms).where(
+        _THINNED.meter.between(min(numbers), max(numbers)), _THINNED.tier == Keep.NONE.value
+    )
+    known = set(numbers)
+    return [(number, upto) for number, upto in connection.execute(query) if number in known]
+
+
+def deleted_before(connection: sa.Connection, number: int) -> int:
+    """The instant before which readings were deleted for their age: those days stay as they are."""
+    deleted = sa.select(_THINNED.upto_ms).where(
+        _THINNED.meter == number, _THINNED.tier == Keep.NONE.value
+    )
+    found: int | None = connection.execute(deleted).scalar()
+    return LONG_AGO if found is None else found
 
 
 def held(

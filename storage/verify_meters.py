@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import sqlalchemy as sa
 
-from storage import daily, deletion, schema, verify_days, verify_window
+from storage import daily, deletion, retention_marks, schema, verify_days, verify_window
 from storage.defaults import Defaults
 from storage.energy import curve_of
 from storage.meters import Meter
@@ -85,7 +85,7 @@ def _next(connection: sa.Connection, after: int, room: int) -> tuple[list[int], 
 def _since(connection: sa.Connection, window: Window, defaults: Defaults) -> dict[int, int]:
     """The dates from which on there are readings, where older ones were deleted for their age."""
     found = {}
-    for number, upto_ms in daily.deleted(connection, list(window.meters)):
+    for number, upto_ms in retention_marks.deleted(connection, list(window.meters)):
         zone = _zone(window, window.meters[number], defaults)
         found[number] = int(calendar.days(zone, upto_ms, upto_ms)[1][0])
     return found

@@ -69,7 +69,21 @@ class Stack:
         ]
 
     def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
+        """Start it and wait until it says that it is ready.
+
+        Tests that run beside this one may have taken a port that was free a moment ago.
+        """
+        for _ in range(3):
+            first = self._start()
+            if "ready" in first or "is in use" not in self.log.read_text():
+                break
+            self.stop()
+            self.udp_port = free_port(socket.SOCK_DGRAM)
+            self.query_port, self.live_port, self.http_port = (free_port() for _ in range(3))
+        assert "ready" in first, (first, self.log.read_text())
+
+    def _start(self) -> str:
+        """Start it; its first line."""
         flags = ["--data", str(self.data), "--time-zone", "UTC", *self.ports, *self.flags]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -80,8 +94,7 @@ class Stack:
                 text=True,
             )
         assert self.process.stdout is not None
-        first = self.process.stdout.readline()
-        assert "ready" in first, (first, self.log.read_text())
+        return self.process.stdout.readline()
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         """Have it stop and wait; the exit code."""

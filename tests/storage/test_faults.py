@@ -29,6 +29,7 @@ from storage.defaults import Defaults
 from storage.engine import Database, database_path, open_writer
 from storage.queries import Reader
 from storage.wal import LIMIT, WalGuard
+from telemetry import intervals
 from tests.cli.test_serve import Stream, all_are_stored, datagram, expected, part, stored
 from tests.conftest import ROOT, Stack
 from tests.storage.test_writer import ENERGY, NOW, Running, readings
@@ -130,10 +131,10 @@ def test_a_database_that_refuses(
     running._looking.close()
     faults = {"file limit": lambda: file_limit(4096), "page limit": lambda: page_limit(running)}
     with faults.get(fault, lambda: locked(running.data, fault))():
-        begun = feed(running, 1.0, 20)  # a little may fit into the pages that there are
+        begun = feed(running, 1.5, 20)  # a little may fit into the pages that there are
         confirmed = running.stored("a")
         waiting, published = running.receiver.undelivered, len(running.published.values)
-        assert waiting == 2 * (begun - len(confirmed)) > 100
+        assert waiting == 2 * (begun - len(confirmed)) > 0
         last = feed(running, seconds, begun)
         assert running.receiver.undelivered == waiting + 2 * (last - begun)
         assert running.stored("a") == confirmed
@@ -315,12 +316,15 @@ def snapshot(data: Path) -> Iterator[sqlite3.Connection]:
         yield other
 
 
+LARGE = 60_000  # readings of one batch, which the log takes half a megabyte for
+
+
 def fill_log(running: Running, total: int, limit: int) -> int:
     """Hand readings over until the writer spools; the number of the next."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 90
     while not running.ask(handover.STATUS)["spooling"]:
-        running.send(readings([("a", NOW + total + n, n) for n in range(16_384)]))
-        total += 16_384
+        running.send(readings([("a", NOW + total + n, n) for n in range(LARGE)]))
+        total += LARGE
         assert wal(running.data) <= limit
         assert time.monotonic() < deadline
     return total
@@ -364,7 +368,7 @@ def test_a_reader_that_holds_a_snapshot(
         total += 100
         status = running.ask(handover.STATUS)
         assert "another program has been reading the database for so long" in status["trouble"]
-        assert status["spooled"] >= 16_384 + 100
+        assert status["spooled"] >= LARGE + 100
         assert running.stored("a")[-1] < (NOW + total - status["spooled"], 0)
         refused = running.change(ChangeMeter(id="b", add=True))["error"]
         assert refused["code"] == "unavailable"
@@ -441,7 +445,7 @@ def test_a_writer_that_is_killed_while_the_log_is_held(tmp_path: Path) -> None:
     spool = data / "spool"
     with snapshot(data):
         while not list(spool.glob("*.spool")):
-            send(16_384)
+            send(LARGE)
             deliver()
         for number in range(5):
             send(16_384)
@@ -470,8 +474,11 @@ def test_a_writer_that_is_killed_while_the_log_is_held(tmp_path: Path) -> None:
     reader = Reader(Database(data))
     with reader.snapshot():
         series = reader.series(reader.meter("a"), ENERGY)
-        assert reader.readings() == total
-    assert (series.time == NOW + np.arange(total)).all()
+        # What was kept, but not confirmed when the writer was killed, is sent and kept again.
+        assert 0 <= reader.readings() - total <= 9 * 16_384
+    settled = intervals.settle(series)
+    assert (settled.time == NOW + np.arange(total)).all()
+    assert not settled.flags.any()
     reader.close()
 
 
@@ -594,7 +601,7 @@ def test_a_damaged_row_of_the_journal(make_stack: MakeStack) -> None:
         assert client.total("a").wh == 9
     assert "rows, left out (docs/care.md)" in again.cli("status").stdout
     log = again.log.read_text()
-    assert "row 2 of the journal is damaged (the body starts with b'xBJ1'" in log
+    assert "row 2 of the journal is damaged (the body starts with b'xBJ2'" in log
     assert "Traceback" not in log
 
 

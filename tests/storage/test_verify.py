@@ -16,6 +16,7 @@ from storage import (
     meters,
     schema,
     sealing,
+    sealing_pass,
     verify_meters,
     watermark,
 )
@@ -144,8 +145,10 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real rules with small figures, so that a few readings go all the way."""
     for module, name, figure in (
         (sealing, "_SLICE", 6),
-        (sealing, "_PASS", 40),
-        (sealing, "_LEAST", 4),
+        (sealing, "_DUE_VALUES", 40),
+        (sealing_pass, "_MOST_VALUES", 40),
+        (sealing_pass, "_PART", 12),
+        (sealing_pass, "_LEAST", 4),
         (block_store, "_LEAST", 4),
         (block_store, "_LARGE", 8),
         (block_store, "_MERGE", 3),
@@ -277,9 +280,10 @@ def test_a_first_reading_need_not_count_once_there_are_earlier_ones(house: House
 
 def test_a_writer_that_seals_meanwhile(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits, passes and merges while verifying again and again."""
-    monkeypatch.setattr(sealing, "_PASS", 2000)
+    monkeypatch.setattr(sealing, "_DUE_VALUES", 2000)
+    monkeypatch.setattr(sealing_pass, "_MOST_VALUES", 2000)
     monkeypatch.setattr(sealing, "_SLICE", 300)
-    monkeypatch.setattr(sealing, "_LEAST", 64)
+    monkeypatch.setattr(sealing_pass, "_LEAST", 64)
     monkeypatch.setattr(block_store, "_LEAST", 64)
     running.settled()
     ended = threading.Event()
@@ -451,7 +455,9 @@ def test_a_block_of_other_readings(house: House) -> None:
         stored = blocks.decode(body)
         stored.value[stored.register == ENERGY_IMPORT] += 1
         stored.late[-1] = 77
-        other = blocks.encode(stored.take(np.arange(len(stored))[::-1]))
+        swapped = np.arange(len(stored))
+        swapped[:2] = 1, 0
+        other = blocks.encode(stored.take(swapped))
         update = schema.blocks.update().where(schema.blocks.c.id == number)
         connection.execute(update.values(body=other))
     found = house.verify()
