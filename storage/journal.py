@@ -77,8 +77,8 @@ def sort(meter: UInt32s, readings: Readings) -> Batch:
     key.sort()
     order = (key & _ROW_MASK).astype(np.intp)
     return Batch(
-        meter=meter[order],
-        register=readings.register[order],
+        meter=(key >> np.uint64(16 + _ROW_BITS)).astype(np.uint32),
+        register=(key >> np.uint64(_ROW_BITS)).astype(np.uint16),
         status=readings.status[order],
         epoch=readings.epoch[order],
         time=readings.time[order],

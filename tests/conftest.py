@@ -20,6 +20,9 @@ from tests.postgresql import PostgresServer
 
 ROOT = Path(__file__).parent.parent
 
+# Who starts the tests in the background may have Ctrl-C ignored; their children would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     with socket.socket(socket.AF_INET, kind) as sock:
