@@ -7,7 +7,7 @@ meter's days are computed again from all of its readings around.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -27,8 +27,6 @@ from telemetry.days import Days
 from telemetry.intervals import Flag, Settled
 from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s, UInt32s
 from telemetry.registers import ENERGY_IMPORT
-
-Loads = Callable[[Meter], Load]
 
 _DAILY, _LATEST = schema.daily.c, schema.latest.c
 _NO_DAY = 2**31 - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,3 +48,7 @@ def reason(error: Exception) -> str:
     """What a database or the system said, in one line."""
     said = getattr(error, "orig", None) or error
     return " ".join(str(said).split())
+
+
+# Begins a transaction of the writer's; raises one of REFUSALS where none can be.
+Begin = Callable[[], AbstractContextManager[sa.Connection]]

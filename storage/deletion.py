@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from enum import StrEnum
 
@@ -20,9 +20,8 @@ import msgspec
 import sqlalchemy as sa
 
 from storage import blocks, journal, meters, schema, watermark
+from storage.database import Begin
 from storage.engine import REFUSALS, keep_number, kept_number, reason, truncate_log
-
-Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
 log = logging.getLogger("writer")
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 
 from storage import meters
 from storage.changes import Change, ChangeRefusedError, DeleteMeter, ReplaceMeter, check
-from storage.database import REFUSALS
+from storage.database import REFUSALS, Begin
 from storage.deletion import Deletions
 from storage.known import Known
 from storage.trouble import plain
 from storage.upkeep import Upkeep
 
 _CHANGES: msgspec.json.Decoder[Change] = msgspec.json.Decoder(Change)
-
-# Begins a transaction; raises one of REFUSALS where none can be.
-Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
 
 def make(body: bytes, begin: Begin, known: Known, upkeep: Upkeep, now_ms: int) -> dict[str, Any]:

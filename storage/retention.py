@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +20,7 @@ import sqlalchemy as sa
 from storage import blocks, history, meters, retention_marks, schema, watermark
 from storage.block_store import BlockStore, by_group, by_meter
 from storage.blocks import LASTING, Stored
+from storage.database import Begin
 from storage.defaults import Defaults
 from storage.energy import Load
 from storage.engine import StorageError
@@ -31,8 +31,6 @@ from storage.retention_plan import Held, Job, narrowed, next_job
 from storage.retention_thin import reduced
 from storage.watermark import Watermark
 from telemetry.readings import Series
-
-Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
 log = logging.getLogger("writer")
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import numpy as np
 import sqlalchemy as sa
@@ -29,6 +27,7 @@ from storage import (
 )
 from storage.block_store import BlockStore, by_group
 from storage.blocks import Stored
+from storage.database import Begin
 from storage.defaults import Defaults
 from storage.energy import Load
 from storage.engine import UnavailableError, give_back
@@ -37,8 +36,6 @@ from storage.sealing_pass import Pass
 from storage.watermark import Watermark
 from telemetry.readings import Series
 from telemetry.registers import ENERGY_IMPORT
-
-Begin = Callable[[], AbstractContextManager[sa.Connection]]
 
 _DUE_VALUES = 524_288  # the journal is sealed when it holds so many
 _DUE_AGE = 900_000  # or when its oldest row is so old, ms

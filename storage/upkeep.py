@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from storage.database import Begin
 from storage.defaults import Defaults
 from storage.deletion import Deletions
 from storage.ladder import Policy
 from storage.retention import Retention
-from storage.sealing import Begin, Sealer
+from storage.sealing import Sealer
 
 _DELETING = 0.005  # seconds between two commits
 

@@ -131,10 +131,10 @@ def test_a_database_that_refuses(
     running._looking.close()
     faults = {"file limit": lambda: file_limit(4096), "page limit": lambda: page_limit(running)}
     with faults.get(fault, lambda: locked(running.data, fault))():
-        begun = feed(running, 1.5, 20)  # a little may fit into the pages that there are
+        begun = feed(running, 3.0, 20)  # a little may fit into the pages that there are
         confirmed = running.stored("a")
         waiting, published = running.receiver.undelivered, len(running.published.values)
-        assert waiting == 2 * (begun - len(confirmed)) > 0
+        assert waiting == 2 * (begun - len(confirmed)) > 100
         last = feed(running, seconds, begun)
         assert running.receiver.undelivered == waiting + 2 * (last - begun)
         assert running.stored("a") == confirmed
@@ -474,8 +474,8 @@ def test_a_writer_that_is_killed_while_the_log_is_held(tmp_path: Path) -> None:
     reader = Reader(Database(data))
     with reader.snapshot():
         series = reader.series(reader.meter("a"), ENERGY)
-        # What was kept, but not confirmed when the writer was killed, is sent and kept again.
-        assert 0 <= reader.readings() - total <= 9 * 16_384
+        # What a killed writer had kept but not confirmed is sent and kept again: a batch a kill.
+        assert reader.readings() - total in range(0, 6 * 16_384, 16_384)
     settled = intervals.settle(series)
     assert (settled.time == NOW + np.arange(total)).all()
     assert not settled.flags.any()
