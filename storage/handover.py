@@ -9,8 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import zmq
 
+from telemetry.counts import Counts
+from telemetry.datagrams import Envelopes
+from telemetry.formats.ack import ACK
 from telemetry.readings import COLUMNS, Readings
 
 BATCH, REPORT, CHANGE, STATUS = b"batch", b"report", b"change", b"status"
@@ -122,14 +126,21 @@ class Handover:
         """Whether as many readings wait for the writer as may."""
         return self.undelivered >= MOST_WAITING
 
-    def put(self, readings: Readings) -> None:
-        """Gather readings into the next batch."""
+    def put(self, envelopes: Envelopes, readings: Readings) -> None:
+        """Gather what datagrams brought into the next batch."""
         if not self._parts:
             self._since = time.monotonic()
         self._parts.append(readings)
         self._gathered += len(readings)
         if self._gathered >= _LARGE:
             self._send(time.monotonic())
+
+    def count(self, counts: Counts) -> None:
+        """Send what was counted with the next batch."""
+
+    def acknowledgements(self) -> npt.NDArray[np.void]:
+        """What became durable since the last call and is to be told meters; of dtype ACK."""
+        return np.empty(0, ACK)
 
     def tick(self) -> float:
         """Send what is due, take in what the writer said, report once a second.

@@ -8,8 +8,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from storage import deletion, journal, meters, schema, watermark
-from storage.meter_index import UNKNOWN, MeterIndex, runs
 from telemetry import meter_id
+from telemetry.meter_index import UNKNOWN, MeterIndex, runs
 from telemetry.readings import Int64s, Readings, UInt32s, UInt64s
 from telemetry.registers import ALERT_LIMIT
 

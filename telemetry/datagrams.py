@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from telemetry.readings import Bytes, Int64s, Readings
+from telemetry.readings import Bytes, Int64s, Readings, UInt16s, UInt32s, UInt64s
 from telemetry.rejects import Reason
 
 
@@ -47,6 +49,73 @@ class Datagrams:
         return cls(octets, lengths)
 
 
+class Mark(IntFlag):
+    """What is known of a datagram beside its readings (docs/handover.md)."""
+
+    NUMBERED = 0x01  # epoch and sequence are the meter's
+    ACKNOWLEDGE = 0x02  # the meter wants to know when it is durable
+    SIGNED = 0x04
+
+
+@dataclass(frozen=True, slots=True)
+class Envelopes:
+    """What datagrams were, beside their readings; every column has shape (m,).
+
+    ``count`` is how many readings each brought; the readings of a batch stand in the order of its
+    envelopes.
+    """
+
+    key_high: UInt64s
+    key_low: UInt64s
+    epoch: UInt32s
+    sequence: UInt32s
+    count: UInt16s
+    marks: Bytes
+
+    def __len__(self) -> int:
+        return len(self.marks)
+
+    def take(self, rows: Int64s) -> Envelopes:
+        """The envelopes of the given rows, in the order of the rows."""
+        return Envelopes(*(getattr(self, name)[rows] for name in ENVELOPE_COLUMNS))
+
+    @classmethod
+    def concatenate(cls, parts: list[Self]) -> Self:
+        """The envelopes of all parts, in the order of the parts."""
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts] or [np.empty(0)]).astype(
+                dtype, copy=False
+            )
+            for name, dtype in ENVELOPE_COLUMNS.items()
+        }
+        return cls(**columns)
+
+    @classmethod
+    def unnumbered(cls, readings: Readings, starts: Int64s) -> Self:
+        """Of readings whose datagrams, which had no numbers, start at the rows ``starts``."""
+        count = np.diff(starts, append=len(readings))
+        none = np.zeros(len(starts), np.uint32)
+        return cls(
+            readings.key_high[starts],
+            readings.key_low[starts],
+            none,
+            none,
+            count.astype(np.uint16),
+            np.zeros(len(starts), np.uint8),
+        )
+
+
+# The columns' types, in the order in which they travel.
+ENVELOPE_COLUMNS: dict[str, type[np.generic]] = {
+    "key_high": np.uint64,
+    "key_low": np.uint64,
+    "epoch": np.uint32,
+    "sequence": np.uint32,
+    "count": np.uint16,
+    "marks": np.uint8,
+}
+
+
 @dataclass(slots=True)
 class Tally:
     """How many datagrams were accepted, and how many refused for which reason."""
@@ -67,32 +136,41 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Readings in the order of arrival, and the tally of the datagrams they came in.
+    """Readings in the order of arrival, the envelopes they came in, and the tally of all.
 
-    ``rows``, of shape (len(readings),), names the datagram of each reading.
+    ``rows``, of shape (len(envelopes),) and ascending, names the datagram of each envelope.
     """
 
     readings: Readings
+    envelopes: Envelopes
     rows: Int64s
     tally: Tally
 
     @classmethod
     def nothing(cls, tally: Tally) -> Decoded:
         """No readings, only what was counted."""
-        return cls(Readings.empty(), np.empty(0, np.int64), tally)
+        return cls(Readings.empty(), Envelopes.concatenate([]), np.empty(0, np.int64), tally)
 
     @classmethod
     def merge(cls, parts: list[tuple[Decoded, Int64s]], tally: Tally) -> Decoded:
         """A batch decoded in parts, each with the rows of the batch it was; adds to ``tally``."""
         for part, _ in parts:
             tally.add(part.tally)
-        found = [(part.readings, rows[part.rows]) for part, rows in parts if len(part.rows)]
+        found = [(part, rows[part.rows]) for part, rows in parts if len(part.rows)]
         if not found:
             return cls.nothing(tally)
         if len(found) == 1:
-            return cls(*found[0], tally)
+            (part, rows) = found[0]
+            return cls(part.readings, part.envelopes, rows, tally)
         # Back to the order of arrival: of two values for one instant the later is the current one.
         rows = np.concatenate([rows for _, rows in found])
         order = np.argsort(rows, kind="stable")
-        readings = Readings.concatenate([readings for readings, _ in found])
-        return cls(readings.take(order), rows[order], tally)
+        envelopes = Envelopes.concatenate([part.envelopes for part, _ in found])
+        of_reading = np.repeat(rows, envelopes.count)
+        readings = Readings.concatenate([part.readings for part, _ in found])
+        return cls(
+            readings.take(np.argsort(of_reading, kind="stable")),
+            envelopes.take(order),
+            rows[order],
+            tally,
+        )

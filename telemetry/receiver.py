@@ -10,8 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from telemetry.bulk_udp import SMALL_DATAGRAM, BulkReceiver, ask_for_buffer, kernel_drops
-from telemetry.datagrams import Tally
+from telemetry.counts import Counts
+from telemetry.datagrams import Envelopes, Tally
 from telemetry.formats import Format
 from telemetry.readings import Readings
 
@@ -30,8 +34,14 @@ class Sink(Protocol):
     def full(self) -> bool:
         """Whether it cannot take more now; the receiver then leaves datagrams to the kernel."""
 
-    def put(self, readings: Readings) -> None:
-        """Take readings; they are no longer the receiver's."""
+    def put(self, envelopes: Envelopes, readings: Readings) -> None:
+        """Take what datagrams brought; it is no longer the receiver's."""
+
+    def count(self, counts: Counts) -> None:
+        """Hand over what was counted since the last call, with the next batch."""
+
+    def acknowledgements(self) -> npt.NDArray[np.void]:
+        """What became durable since the last call and is to be told meters; of dtype ACK."""
 
     def tick(self) -> float:
         """Send what is due, take in answers; for how many seconds it may then be left alone."""
@@ -76,8 +86,8 @@ class Listener:
         if len(datagrams):
             decoded = self.format.decode(datagrams, arrival)
             self.tally.add(decoded.tally)
-            if len(decoded.readings):
-                sink.put(decoded.readings)
+            if len(decoded.envelopes):
+                sink.put(decoded.envelopes, decoded.readings)
         return len(datagrams)
 
     def measure(self, now: float) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from telemetry import meter_id
 from telemetry.clock import plausible
-from telemetry.datagrams import Datagrams, Decoded, Tally
+from telemetry.datagrams import Datagrams, Decoded, Envelopes, Tally
 from telemetry.formats.native import LONGEST
 from telemetry.readings import Readings, Status
 from telemetry.registers import BY_NAME, Quantity, Register
@@ -29,18 +29,22 @@ Row = tuple[int, int, int, int, int, int, int]  # in the order of readings.COLUM
 def decode(datagrams: Datagrams, arrival: int) -> Decoded:
     """Datagrams that arrived at ``arrival`` (ms, UTC): their readings and what was refused why."""
     tally = Tally()
-    readings: list[Row] = []
+    found: list[Row] = []
     rows: list[int] = []
+    starts: list[int] = []
     for row, datagram in enumerate(datagrams.each()):
         try:
-            found = decode_one(datagram, arrival)
+            own = decode_one(datagram, arrival)
         except RejectedError as rejected:
             tally.refuse(rejected.reason)
         else:
             tally.accepted += 1
-            readings += found
-            rows += [row] * len(found)
-    return Decoded(_columns(readings), np.array(rows, np.int64), tally)
+            rows.append(row)
+            starts.append(len(found))
+            found += own
+    readings = _columns(found)
+    envelopes = Envelopes.unnumbered(readings, np.array(starts, np.int64))
+    return Decoded(readings, envelopes, np.array(rows, np.int64), tally)
 
 
 def _columns(rows: list[Row]) -> Readings:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from telemetry import meter_id
 from telemetry.clock import EARLIEST, FUTURE_WINDOW
-from telemetry.datagrams import Datagrams, Decoded, Tally
+from telemetry.datagrams import Datagrams, Decoded, Envelopes, Mark, Tally
 from telemetry.formats.native import (
+    FLAG_ACKNOWLEDGE,
     FLAG_ENCRYPTED,
     HEADER,
     KNOWN_FLAGS,
@@ -24,6 +25,7 @@ from telemetry.registers import MAXIMA, MINIMA
 from telemetry.rejects import Reason
 
 _SHORTEST = HEADER.itemsize + RECORD.itemsize
+_NUMBERED, _ACKNOWLEDGE = np.uint8(Mark.NUMBERED), np.uint8(Mark.ACKNOWLEDGE)
 _COLLECTOR_TIME = np.uint16(Status.ARRIVAL_TIME)
 
 
@@ -107,7 +109,16 @@ def _decode_same_length(octets: Bytes, length: int, arrival: int) -> Decoded:
         time=time.ravel(),
         value=value.ravel(),
     )
-    return Decoded(readings, np.repeat(place, each), tally)
+    wanted = (header["flags"] & FLAG_ACKNOWLEDGE) != 0
+    envelopes = Envelopes(
+        key_high,
+        key_low,
+        header["epoch"].astype(np.uint32),
+        header["sequence"].astype(np.uint32),
+        np.full(count, each, np.uint16),
+        np.where(wanted, _NUMBERED | _ACKNOWLEDGE, _NUMBERED),
+    )
+    return Decoded(readings, envelopes, place, tally)
 
 
 def _times(

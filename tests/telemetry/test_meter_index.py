@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from storage.meter_index import UNKNOWN, MeterIndex, runs
+from telemetry.meter_index import UNKNOWN, MeterIndex, runs
 from telemetry.readings import UInt64s
 
 Key = tuple[int, int]

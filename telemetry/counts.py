@@ -1,0 +1,29 @@
+"""What a receiver has counted since its batch before, as it travels to the writer as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ListenerCounts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of one listener, for instance ``udp 127.0.0.1:5001``.
+
+    ``drops`` is the kernel's own count at the socket, modulo 2**32, and ``socket`` names that
+    socket on this machine since its boot: who has counted the same socket before counts on.
+    ``back_pressure`` are those of the drops, since the last time, that fell while the receiver had
+    stopped taking datagrams.
+    """
+
+    listener: str
+    accepted: int = 0
+    refused: dict[str, int] = {}
+    socket: str | None = None
+    drops: int | None = None
+    back_pressure: int = 0
+
+
+class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of all listeners; ``meters`` are refusals by meter: key_high, key_low, reason, how many."""
+
+    listeners: list[ListenerCounts] = []
+    meters: list[tuple[int, int, str, int]] = []
