@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -49,6 +50,8 @@ _SAMPLE = 32  # values that tell whether there is a common unit
 _RATE_BITS = 16
 _TELLING = 0.95  # a guide is worth its while where the rest is spread less by this
 _UNITS = (1_000_000, 100_000, 10_000, 1000, 100, 10)
+
+_OPENED = 512  # blocks of which the contents are remembered, some 20 kB each
 
 # Some times what a pass takes: a decoder makes room for no more.
 MOST_READINGS = 1 << 22
@@ -108,6 +111,16 @@ NOTHING = Stored(
     np.empty(0, np.int64),
     np.empty(0, np.int64),
 )
+
+
+class _Contents(NamedTuple):
+    """A block's registers, the place of one of them, and whose readings that has."""
+
+    registers: list[Register]
+    place: int
+    meters: UInt32s
+    counts: Int64s
+    starts: Int64s
 
 
 def arrange(stored: Stored) -> Stored:
@@ -272,19 +285,28 @@ def _sums(differences: Int64s, starts: Int64s, counts: npt.NDArray[Any]) -> Int6
     return total - np.repeat(total[starts] - differences[starts], counts)
 
 
-def series(body: bytes, meter: int, code: int) -> Stored | None:
-    """The readings of one series in a block, None where it has none; raises DamagedError."""
+@lru_cache(maxsize=_OPENED)
+def _register_of(body: bytes, code: int) -> _Contents | None:
+    """What a block has of a register, but the readings; many meters of a block are asked for."""
     registers = _open(body)
     codes = [register.code for register in registers]
     if code not in codes:
         return None
     place = codes.index(code)
-    meters, counts, starts = _who(registers, place, MOST_READINGS)
-    at = int(np.searchsorted(meters, meter))
+    return _Contents(registers, place, *_who(registers, place, MOST_READINGS))
+
+
+def series(body: bytes, meter: int, code: int) -> Stored | None:
+    """The readings of one series in a block, None where it has none; raises DamagedError."""
+    found = _register_of(body, code)
+    if found is None:
+        return None
+    registers, place, meters, counts, starts = found
+    at = int(meters.searchsorted(meter))
     if at == len(meters) or meters[at] != meter:
         return None
     rows = slice(int(starts[at]), int(starts[at] + counts[at]))
-    total = int(counts.sum())
+    total = int(starts[-1] + counts[-1])
     time, epoch, status, late = (
         unpack_rows(registers, place, name, total, rows) for name in _READINGS
     )

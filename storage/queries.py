@@ -25,7 +25,7 @@ from storage.meters import Meter
 from storage.prepared import Prepared
 from storage.tail import Tail
 from telemetry.intervals import Replacement
-from telemetry.readings import Series
+from telemetry.readings import Int64s, Series
 from telemetry.registers import Register
 
 log = logging.getLogger("storage")
@@ -233,6 +233,10 @@ class Reader:
     def unsealed(self, register: Register) -> Stored:
         """A register's readings that are only in the journal, by meter and acceptance."""
         return self._tail.of_register(register.code)
+
+    def unsealed_times(self, meter: Meter, register: Register) -> Int64s:
+        """When the register's readings were that are only in the journal, by acceptance."""
+        return self._tail.series(meter.number, register.code).time
 
     def remembered(self, name: str, make: Callable[[], Remembered]) -> Remembered:
         """What is made once, until something is committed."""
