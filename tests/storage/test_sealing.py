@@ -142,7 +142,7 @@ class Store:
 
     def check_days(self) -> None:
         """The rows of the days are those of each meter's sealed readings."""
-        reader, connection = self.reader, self.reader._connection
+        reader, connection = self.reader, self.reader.connection
         table = schema.daily
         rows = connection.execute(sa.select(table.c.meter, *_DAY).order_by(*table.c)).all()
         expected = []
@@ -393,7 +393,7 @@ MIDNIGHT = 1_759_964_400_000  # in Lisbon, 9 October 2025
     ("sealed", "later"),
     [
         # A lower value that only later ones confirm: the days before it change with them.
-        ([(0, 100), (2 * DAY, 50)], [(3 * DAY, 60), (4 * DAY, 70)]),
+        ([(0, 100), (DAY, 150), (3 * DAY, 50)], [(4 * DAY, 60), (5 * DAY, 70)]),
         # Another value for the newest instant, which closes the day before.
         ([(0, 100), (DAY, 150)], [(DAY, 160)]),
         ([(0, 100), (DAY, 150), (2 * DAY, 200), (3 * DAY, 250)], [(DAY + 1, 160)]),
