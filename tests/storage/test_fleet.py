@@ -135,7 +135,7 @@ def test_kept_days_of_one_meter(sealed: Reader, request: pytest.FixtureRequest) 
             assert kept.energy.tolist() == slots.energy.tolist()
             assert kept.flags.tolist() == slots.flags.tolist()
             told.append(len(dates))
-    assert all(count >= 28 for count in told)
+    assert all(count >= 20 for count in told)  # of sixty, of which half is not sealed
     assert told or "nothing" in request.node.callspec.id
 
 
