@@ -10,11 +10,15 @@ import numpy as np
 from query import messages as m
 from query.transport import BusError
 from storage.defaults import Defaults
+from storage.energy import REGISTER
 from storage.ladder import Policy
 from storage.meters import Meter
 from storage.queries import Reader, UnknownMeterError
 from telemetry import calendar, intervals
 from telemetry.readings import Int64s, UInt16s
+
+# Instants outside the years 1900 to 2200 are slips of the pen.
+_EARLIEST, _LATEST = -2_208_988_800_000, 7_258_118_400_000
 
 
 class Answers(NamedTuple):
@@ -72,3 +76,25 @@ def _day(field: str, text: str) -> date:
     if not 1900 <= day.year < 2200:
         raise BusError("bad_request", f"{field} is a day such as 2026-01-31, not {text!r}")
     return day
+
+
+def instant(field: str, said: int | None) -> int | None:
+    """An instant that a request may leave out; BusError where it makes no sense."""
+    if said is not None and not _EARLIEST <= said <= _LATEST:
+        raise BusError("bad_request", f"{field} is ms of Unix time, 1900 to 2200, not {said}")
+    return said
+
+
+def instant_range(
+    source: Answers, meter: Meter, start_ms: int | None, end_ms: int | None
+) -> tuple[int, int]:
+    """The range asked for, where nothing was asked the data's; never empty."""
+    start, end = instant("start_ms", start_ms), instant("end_ms", end_ms)
+    if start is not None and end is not None and end <= start:
+        raise BusError("bad_request", "the range ends before it starts")
+    if start is None:
+        first = source.reader.oldest(meter, REGISTER) or 0
+        start = first if end is None else min(first, end - 1)
+    if end is None:
+        end = max(source.reader.newest(meter, REGISTER) or 0, start + 1)
+    return start, end

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from query import billing, fleet
+from query import billing, fleet, history
 from query import messages as m
-from query.asking import Answers, find_meter, flag_names, page_size
+from query.asking import Answers, find_meter, flag_names, instant, instant_range, page_size
+from query.history import reaches
 from query.transport import BusError
 from storage.defaults import Defaults
 from storage.energy import REGISTER, energy_curve
 from storage.meters import Meter
-from telemetry import calendar, intervals
-from telemetry.calendar import DAY_MS, HOUR_MS, QUARTER_MS, Step
+from telemetry import intervals
+from telemetry.calendar import QUARTER_MS
 from telemetry.intervals import Curve, Flag
-from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s
+from telemetry.readings import DEVICE_BITS, Status
 from telemetry.registers import BY_CODE, BY_NAME
-
-# Instants outside the years 1900 to 2200 are slips of the pen.
-_EARLIEST, _LATEST = -2_208_988_800_000, 7_258_118_400_000
-# No slot is longer; a day may gain hours by a change of the clock, or a whole one of the date.
-_LONGEST = {
-    Step.QUARTER: QUARTER_MS,
-    Step.HOUR: HOUR_MS,
-    Step.DAY: 2 * DAY_MS,
-    Step.MONTH: 33 * DAY_MS,
-}
 
 
 def answer(request: m.AnyRequest, source: Answers) -> m.Reply:
@@ -95,88 +85,6 @@ def _status_names(status: int) -> list[str]:
     return [name for name, bits in marks.items() if status & bits]
 
 
-def _get_history(request: m.GetHistory, source: Answers) -> m.History:
-    most = page_size(request.most)
-    try:
-        step = Step(request.step)
-    except ValueError:
-        steps = ", ".join(Step)
-        raise BusError("bad_request", f"step is one of {steps}, not {request.step!r}") from None
-    meter = find_meter(source, request.id)
-    start, end = _range(source, meter, request.start_ms, request.end_ms)
-    if step is Step.RAW:
-        curve, bounds, flags = _between_readings(source, meter, start, end, most)
-        wh = np.diff(curve.at(bounds))
-    else:
-        curve = _for_page(source, meter, step, start, end, most)
-        if not len(curve.time) or start < curve.time[0]:  # there may be more, but later
-            start = max(start, source.reader.oldest(meter, REGISTER) or start)
-            end = max(end, start + 1)
-            curve = _for_page(source, meter, step, start, end, most)
-        edges = _edges(curve, step, source.defaults.zone(meter), start, end, most)
-        bounds = _within(edges, request.start_ms, request.end_ms)
-        slots = intervals.slots(curve, bounds)
-        wh, flags = slots.energy, slots.flags
-    starts, ends = bounds[:-1], bounds[1:]
-    there = (flags & Flag.MISSING) == 0
-    starts, ends, wh, flags = starts[there], ends[there], wh[there], flags[there]
-    more = int(starts[most]) if len(starts) > most else None
-    return m.History(
-        id=meter.id,
-        time_zone=source.defaults.zone(meter).key,
-        step=step,
-        start_ms=starts[:most].tolist(),
-        end_ms=ends[:most].tolist(),
-        wh=wh[:most].tolist(),
-        flags=flag_names(flags[:most]),
-        next=more,
-    )
-
-
-def _between_readings(
-    source: Answers, meter: Meter, start: int, end: int, most: int
-) -> tuple[Curve, Int64s, UInt16s]:
-    """The bounds and flags of the intervals between readings in [start, end], for one page."""
-    for reach in _reaches(start, end):
-        curve = energy_curve(source.reader, meter, start, reach)
-        first = int(curve.time.searchsorted(start))
-        last = min(int(curve.time.searchsorted(reach, side="right")), first + most + 2)
-        if last - first == most + 2:
-            break
-    return curve, curve.time[first:last], curve.flags[first + 1 : last]
-
-
-def _for_page(source: Answers, meter: Meter, step: Step, start: int, end: int, most: int) -> Curve:
-    """The curve of as many slots from the start on as a page may need."""
-    last = min(end, start + (most + 2) * _LONGEST[step])
-    return energy_curve(source.reader, meter, start, last)
-
-
-def _reaches(start: int, end: int) -> Iterator[int]:
-    """Ever later instants up to the end: who looks for a page need not look at years."""
-    reach = 2 * DAY_MS
-    while start + reach < end:
-        yield start + reach
-        reach *= 8
-    yield end
-
-
-def _edges(curve: Curve, step: Step, zone: ZoneInfo, start: int, end: int, most: int) -> Int64s:
-    """The edges of the slots that touch [start, end) and the data, enough for one page."""
-    if len(curve.time) < 2 or end <= curve.time[0] or start >= curve.time[-1]:
-        return np.array([start], np.int64)
-    # No calendar of centuries without data, nor of pages to come. Slots inside the data are never
-    # missing, so a page and one more are enough.
-    end = min(end, int(curve.time[-1]), start + (most + 2) * _LONGEST[step])
-    return calendar.edges(step, zone, start, end)[: most + 2]
-
-
-def _within(edges: Int64s, start: int | None, end: int | None) -> Int64s:
-    """The edges cut off at what was asked for."""
-    low, high = edges[0] if start is None else start, edges[-1] if end is None else end
-    return np.unique(np.clip(edges, low, high))
-
-
 def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
     most = page_size(request.most)
     register = BY_NAME.get(request.register)
@@ -184,11 +92,11 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
         raise BusError("bad_request", f"there is no register {request.register!r}")
     meter = find_meter(source, request.id)
     reader = source.reader
-    start, end = _instant("start_ms", request.start_ms), _instant("end_ms", request.end_ms)
+    start, end = instant("start_ms", request.start_ms), instant("end_ms", request.end_ms)
     oldest, newest = reader.oldest(meter, register), reader.newest(meter, register)
     low = max(start or 0, oldest or 0) if start is not None else oldest or 0
     high = 1 + (newest or 0) if end is None else end
-    for reach in _reaches(low, high):
+    for reach in reaches(low, high):
         settled = intervals.settle(reader.series(meter, register, low, reach - 1))
         if len(settled) > most:
             break
@@ -209,7 +117,7 @@ def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
 
 def _get_total(request: m.GetTotal, source: Answers) -> m.Total:
     meter = find_meter(source, request.id)
-    start, end = _range(source, meter, request.start_ms, request.end_ms)
+    start, end = instant_range(source, meter, request.start_ms, request.end_ms)
     curve = energy_curve(source.reader, meter, start, end)
     if request.end_ms is None and len(curve.time):
         end = max(int(curve.time[-1]), start + 1)  # what is newer is held back
@@ -243,7 +151,7 @@ def _alert(row: Any, source: Answers) -> m.Alert:
 
 def _get_bill(request: m.GetBill, source: Answers) -> m.Bill:
     meter, defaults = find_meter(source, request.id), source.defaults
-    at = _instant("at_ms", request.at_ms)
+    at = instant("at_ms", request.at_ms)
     if at is None:
         newest = source.reader.newest(meter, REGISTER)
         if newest is None:
@@ -272,11 +180,11 @@ def _get_bill(request: m.GetBill, source: Answers) -> m.Bill:
 def _estimated(curve: Curve, start: int, end: int) -> int:
     """The energy of [start, end) that comes from long intervals reaching over its ends, Wh."""
     spans = set()  # one interval may reach over both ends
-    for instant in (start, end):
-        after = int(curve.time.searchsorted(instant))
+    for edge in (start, end):
+        after = int(curve.time.searchsorted(edge))
         if 0 < after < len(curve.time):
             low, high = int(curve.time[after - 1]), int(curve.time[after])
-            if instant < high and high - low > QUARTER_MS:
+            if edge < high and high - low > QUARTER_MS:
                 spans.add((max(start, low), min(end, high)))
     return sum(int(np.diff(curve.at(np.array(span, np.int64)))[0]) for span in spans)
 
@@ -286,7 +194,7 @@ _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
     m.ListMeters: _list_meters,
     m.GetMeter: _get_meter,
     m.GetLatest: _get_latest,
-    m.GetHistory: _get_history,
+    m.GetHistory: history.get_history,
     m.GetReadings: _get_readings,
     m.GetTotal: _get_total,
     m.ListAlerts: _list_alerts,
@@ -295,24 +203,3 @@ _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
     m.GetTop: fleet.get_top,
     m.GetStorage: fleet.get_storage,
 }
-
-
-def _instant(field: str, instant: int | None) -> int | None:
-    if instant is not None and not _EARLIEST <= instant <= _LATEST:
-        raise BusError("bad_request", f"{field} is ms of Unix time, 1900 to 2200, not {instant}")
-    return instant
-
-
-def _range(
-    source: Answers, meter: Meter, start_ms: int | None, end_ms: int | None
-) -> tuple[int, int]:
-    """The range asked for, where nothing was asked the data's; never empty."""
-    start, end = _instant("start_ms", start_ms), _instant("end_ms", end_ms)
-    if start is not None and end is not None and end <= start:
-        raise BusError("bad_request", "the range ends before it starts")
-    if start is None:
-        first = source.reader.oldest(meter, REGISTER) or 0
-        start = first if end is None else min(first, end - 1)
-    if end is None:
-        end = max(source.reader.newest(meter, REGISTER) or 0, start + 1)
-    return start, end

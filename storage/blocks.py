@@ -21,7 +21,6 @@ from storage.block_columns import (
     pack_values,
     unpack,
     unpack_counts,
-    unpack_rows,
 )
 from storage.journal import Batch, DamagedError
 from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
@@ -31,20 +30,23 @@ __all__ = [
     "LASTING",
     "MOST_READINGS",
     "NOTHING",
+    "READINGS",
     "Stored",
     "arrange",
     "changes",
     "decode",
     "encode",
     "near",
-    "series",
+    "open_body",
+    "values_of",
+    "who",
 ]
 
 _HEAD = struct.Struct("<4sI")
 _MAGIC = b"WBB1"
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[Register])
-_READINGS = ("time", "epoch", "status", "late")
+READINGS = ("time", "epoch", "status", "late")
 _SAMPLE = 32  # values that tell whether there is a common unit
 _RATE_BITS = 16
 _TELLING = 0.95  # a guide is worth its while where the rest is spread less by this
@@ -217,7 +219,7 @@ def _guided(values: Int64s, place: int, guide: Int64s) -> tuple[Int64s, list[int
     return (rest, [place, rate]) if spread < _TELLING * without else (values, [])
 
 
-def _values(registers: list[Register], place: int, total: int, firsts: Int64s) -> Int64s:
+def values_of(registers: list[Register], place: int, total: int, firsts: Int64s) -> Int64s:
     """A register's values, or differences, in its own unit."""
     register = registers[place]
     values: Int64s = unpack(registers, place, "value", total)
@@ -238,15 +240,15 @@ def _differences(column: npt.NDArray[Any], firsts: npt.NDArray[np.intp]) -> Int6
 
 def decode(body: bytes) -> Stored:
     """The readings of a block; DamagedError where it is not what was written."""
-    registers = _open(body)
+    registers = open_body(body)
     parts: list[Stored] = []
     left = MOST_READINGS
     for place, register in enumerate(registers):
-        meters, counts, starts = _who(registers, place, left)
+        meters, counts, starts = who(registers, place, left)
         total = int(counts.sum())
         left -= total
-        time, epoch, status, late = (unpack(registers, place, name, total) for name in _READINGS)
-        value = _values(registers, place, total, starts)
+        time, epoch, status, late = (unpack(registers, place, name, total) for name in READINGS)
+        value = values_of(registers, place, total, starts)
         time = _sums(time, starts, counts)
         if register.cumulative:
             value = _sums(value, starts, counts)
@@ -255,7 +257,7 @@ def decode(body: bytes) -> Stored:
     return Stored.concatenate(parts)
 
 
-def _who(registers: list[Register], place: int, most: int) -> tuple[UInt32s, Int64s, Int64s]:
+def who(registers: list[Register], place: int, most: int) -> tuple[UInt32s, Int64s, Int64s]:
     """The meters of a register, how many readings each has, and where they start."""
     counts = unpack_counts(registers, place, most)
     if not len(counts) or counts.min() < 1 or counts.max() > most or counts.sum() > most:
@@ -272,35 +274,8 @@ def _sums(differences: Int64s, starts: Int64s, counts: npt.NDArray[Any]) -> Int6
     return total - np.repeat(total[starts] - differences[starts], counts)
 
 
-def series(body: bytes, meter: int, code: int) -> Stored | None:
-    """The readings of one series in a block, None where it has none; raises DamagedError."""
-    registers = _open(body)
-    codes = [register.code for register in registers]
-    if code not in codes:
-        return None
-    place = codes.index(code)
-    meters, counts, starts = _who(registers, place, MOST_READINGS)
-    at = int(np.searchsorted(meters, meter))
-    if at == len(meters) or meters[at] != meter:
-        return None
-    rows = slice(int(starts[at]), int(starts[at] + counts[at]))
-    total = int(counts.sum())
-    time, epoch, status, late = (
-        unpack_rows(registers, place, name, total, rows) for name in _READINGS
-    )
-    value = _values(registers, place, total, starts)[rows]
-    return Stored(
-        np.full(len(time), meter, np.uint32),
-        np.full(len(time), code, np.uint16),
-        status,
-        epoch,
-        time.cumsum(),
-        value.cumsum() if registers[place].cumulative else value,
-        late,
-    )
-
-
-def _open(body: bytes) -> list[Register]:
+def open_body(body: bytes) -> list[Register]:
+    """The registers of a block, packed; DamagedError where it is not what was written."""
     if len(body) < _HEAD.size:
         raise DamagedError(f"a block of {len(body)} octets is too short for a header")
     magic, checksum = _HEAD.unpack_from(body)

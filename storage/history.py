@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from storage import blocks, schema
+from storage import block_series, schema
 from storage.blocks import NOTHING, Stored
 from storage.engine import StorageError
 from storage.journal import DamagedError
@@ -58,7 +58,7 @@ def series(
     found = []
     for number, body in _of_groups(shifts).rows(connection, **values):
         try:
-            part = blocks.series(body, meter, code)
+            part = block_series.series(body, meter, code)
         except DamagedError as error:
             raise damaged(number, error) from None
         if part is not None:
@@ -128,7 +128,7 @@ def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: in
             break
         body = connection.execute(_BODY, {"id": number}).scalar_one()
         try:
-            part = blocks.series(body, meter, code)
+            part = block_series.series(body, meter, code)
         except DamagedError as error:
             raise damaged(number, error) from None
         if part is not None:

@@ -25,7 +25,7 @@ from storage.meters import Meter
 from storage.prepared import Prepared
 from storage.tail import Tail
 from telemetry.intervals import Replacement
-from telemetry.readings import Series
+from telemetry.readings import Int64s, Series
 from telemetry.registers import Register
 
 log = logging.getLogger("storage")
@@ -112,10 +112,6 @@ class Reader:
     @property
     def connection(self) -> sa.Connection:
         """The snapshot's connection, for questions that have a module of their own."""
-        return self._connection
-
-    @property
-    def _connection(self) -> sa.Connection:
         assert self._current is not None, "outside a snapshot"
         return self._current
 
@@ -127,20 +123,20 @@ class Reader:
         self._meters.clear()
         self._remembered.clear()
         self._follow_journal()
-        for note in deletion.notes(self._connection, self._deletions).values():
+        for note in deletion.notes(self.connection, self._deletions).values():
             self._tail.forget(note.meter)
             self._deletions += 1
         self._news = news
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
-        reached = watermark.read(self._connection)
+        reached = watermark.read(self.connection)
         if reached != self._watermark or len(self._oldest) > _MOST_REMEMBERED:
             self._oldest.clear()
         self._watermark = reached
         self._last = max(self._last, self._watermark.sealed)
         while True:
-            rows = self._connection.execute(_NEW, {"last": self._last}).all()
+            rows = self.connection.execute(_NEW, {"last": self._last}).all()
             for number, body in rows:
                 try:
                     self._tail.add(number, journal.decode(body))
@@ -166,12 +162,12 @@ class Reader:
         """How many rows of the journal are damaged, and left out."""
         sealed = self._watermark.sealed
         self._damaged = {number for number in self._damaged if number > sealed}
-        return len(self._damaged) + damaged_rows.count(self._connection, sealed)
+        return len(self._damaged) + damaged_rows.count(self.connection, sealed)
 
     @property
     def octets(self) -> int:
         """The size of the database on disk."""
-        return octets(self._database, self._connection)
+        return octets(self._database, self.connection)
 
     def readings(self) -> int:
         """Values stored, repeats among them."""
@@ -179,7 +175,7 @@ class Reader:
 
     def meter(self, name: str) -> Meter:
         """The meter of an id; UnknownMeterError, or ValueError for what is no id."""
-        found = self._meters.get(name) or meters.find(self._connection, name)
+        found = self._meters.get(name) or meters.find(self.connection, name)
         if found is None:
             raise UnknownMeterError(meters.unknown(name))
         self._meters[name] = found
@@ -187,15 +183,15 @@ class Reader:
 
     def by_number(self, number: int) -> Meter:
         """The meter with this number."""
-        return meters.by_number(self._connection, number)
+        return meters.by_number(self.connection, number)
 
     def meters(self, prefix: str, after: str, most: int) -> list[Meter]:
         """A page of meters by id."""
-        return meters.page(self._connection, prefix, after, most)
+        return meters.page(self.connection, prefix, after, most)
 
     def meter_count(self) -> int:
         """How many meters there are."""
-        return meters.count(self._connection)
+        return meters.count(self.connection)
 
     def series(
         self,
@@ -222,7 +218,7 @@ class Reader:
         self, meter: Meter, register: Register, start_ms: int | None, end_ms: int | None
     ) -> Stored:
         return history.series(
-            self._connection, self._watermark, meter.number, register.code, start_ms, end_ms
+            self.connection, self._watermark, meter.number, register.code, start_ms, end_ms
         )
 
     @property
@@ -233,6 +229,10 @@ class Reader:
     def unsealed(self, register: Register) -> Stored:
         """A register's readings that are only in the journal, by meter and acceptance."""
         return self._tail.of_register(register.code)
+
+    def unsealed_times(self, meter: Meter, register: Register) -> Int64s:
+        """When the register's readings were that are only in the journal, by acceptance."""
+        return self._tail.series(meter.number, register.code).time
 
     def remembered(self, name: str, make: Callable[[], Remembered]) -> Remembered:
         """What is made once, until something is committed."""
@@ -250,14 +250,14 @@ class Reader:
         return int(tail.max()) if sealed is None else max(sealed, int(tail.max()))
 
     def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
-        row = _NEWEST.row(self._connection, meter=meter.number, register=register.code)
+        row = _NEWEST.row(self.connection, meter=meter.number, register=register.code)
         return None if row is None else int(row[0])
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
         key = meter.number, register.code
         if key not in self._oldest:
-            self._oldest[key] = history.oldest(self._connection, self._watermark, *key)
+            self._oldest[key] = history.oldest(self.connection, self._watermark, *key)
         sealed = self._oldest[key]
         tail = self._tail.series(meter.number, register.code).time
         if not len(tail):
@@ -269,7 +269,7 @@ class Reader:
 
         Told at once, where ``oldest`` has to look into blocks.
         """
-        sealed = history.begins(self._connection, self._watermark, meter.number)
+        sealed = history.begins(self.connection, self._watermark, meter.number)
         tail = self._tail.series(meter.number, register.code).time
         if not len(tail):
             return sealed
@@ -287,11 +287,11 @@ class Reader:
 
     def replacements(self, meter: Meter) -> list[Replacement]:
         """The exchanges of a meter's device."""
-        return meters.replacements(self._connection, meter.number)
+        return meters.replacements(self.connection, meter.number)
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
-        sealed = _LATEST.rows(self._connection, meter=meter.number)
+        sealed = _LATEST.rows(self.connection, meter=meter.number)
         newest = {code: (code, *rest) for code, *rest in sealed}
         found = self._tail.meter(meter.number)
         # By register, then time, then acceptance: the last of each register is its newest.
@@ -315,4 +315,4 @@ class Reader:
         if before is not None:
             query = query.where(schema.alerts.c.number < before)
         query = query.order_by(schema.alerts.c.number.desc()).limit(most)
-        return self._connection.execute(query).all()
+        return self.connection.execute(query).all()

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
-from storage import blocks
+from storage import block_series, blocks
 from storage.blocks import BRIEF, LASTING, MOST_READINGS, Stored
 from storage.journal import DamagedError
 
@@ -119,7 +119,7 @@ def test_golden_octets_are_read_by_series(path: Path) -> None:
     pairs = set(zip(expected.meter.tolist(), expected.register.tolist(), strict=True))
     for meter in {meter for meter, _ in pairs} | {2**31}:
         for code in {code for _, code in pairs} | {999}:
-            found = blocks.series(body, meter, code)
+            found = block_series.series(body, meter, code)
             own = (expected.meter == meter) & (expected.register == code)
             if (meter, code) in pairs:
                 assert found is not None
@@ -180,7 +180,7 @@ def refused(body: bytes) -> str:
     refusals = 0
     for code in (1, 2, 3):
         try:
-            blocks.series(body, 1, code)
+            block_series.series(body, 1, code)
         except DamagedError:
             refusals += 1
     assert refusals
@@ -236,7 +236,7 @@ def test_the_sound_block_is_sound() -> None:
     assert found.register.tolist() == [1, 1, 1, 2, 2, 2]
     assert found.time.tolist() == 2 * [1_000, 2_000, 3_000]
     assert found.value.tolist() == 2 * [1, 6, 15]
-    one = blocks.series(body, 1, 2)
+    one = block_series.series(body, 1, 2)
     assert one is not None
     assert one.late.tolist() == [0, 7, 0]
 
@@ -349,7 +349,7 @@ def test_values_are_what_the_guide_tells_and_the_rest_in_their_unit() -> None:
     # The energy grows by 500 and 900; times 1.5 and with the rest of 1, 5, 9, all in tens.
     power = [10, (750 + 5) * 10, (1350 + 9) * 10]
     assert blocks.decode(body).value.tolist() == [100, 600, 1500, *power]
-    one = blocks.series(body, 1, 2)
+    one = block_series.series(body, 1, 2)
     assert one is not None
     assert one.value.tolist() == power
     narrow = block({"value": packed([1, 5, 9], np.int32), "narrow": True})
@@ -387,7 +387,7 @@ def decoded(body: bytes) -> None:
         found = None
     for meter, code in ((1, 1), (12, 1), (3, 3)):
         try:
-            own = blocks.series(body, meter, code)
+            own = block_series.series(body, meter, code)
         except DamagedError:
             continue
         if found is not None:

@@ -157,7 +157,7 @@ def test_a_writer_goes_on_around_a_damaged_row(
         running.send(readings([("a", NOW + 10 + damaged, 1)]))
         deadline = time.monotonic() + 10
         count = sa.select(sa.func.count()).select_from(_TABLE)
-        while running.reader._connection.execute(count).scalar_one() != left:
+        while running.reader.connection.execute(count).scalar_one() != left:
             assert time.monotonic() < deadline
             assert running.failure is None
         assert running.reader.damaged == damaged

@@ -16,6 +16,7 @@ from storage import (
     blocks,
     history,
     journal,
+    kept_days,
     meters,
     schema,
     sealing,
@@ -23,6 +24,7 @@ from storage import (
     watermark,
 )
 from storage.defaults import Defaults
+from storage.energy import energy_curve
 from storage.engine import Database, StorageError, close_writer, open_writer
 from storage.queries import Reader
 from storage.sealing import Sealer
@@ -114,6 +116,7 @@ class Store:
                 assert _settled(read) == _settled(accepted)
                 assert len(read) <= len(accepted)
             for number in {number for number, _ in self.accepted}:
+                self.check_kept_days(number)
                 latest = {
                     (code, time, value)
                     for code, time, value, _ in self.reader.latest(self.reader.by_number(number))
@@ -124,9 +127,22 @@ class Store:
                     if owner == number
                 }
 
+    def check_kept_days(self, number: int) -> None:
+        """What is kept of days that are certain is what all readings say, sealed or not."""
+        meter = self.reader.by_number(number)
+        upto = kept_days.certain_before(self.reader, meter, ZONE)
+        curve = energy_curve(self.reader, meter)
+        if upto is None or len(curve.time) < 2 or upto <= curve.time[0]:
+            return
+        edges, dates = calendar.days(ZONE, int(curve.time[0]), upto - 1)
+        kept = kept_days.slots(self.reader, meter, edges, dates)
+        expected = intervals.slots(curve, edges)
+        assert kept.energy.tolist() == expected.energy.tolist()
+        assert kept.flags.tolist() == expected.flags.tolist()
+
     def check_days(self) -> None:
         """The rows of the days are those of each meter's sealed readings."""
-        reader, connection = self.reader, self.reader._connection
+        reader, connection = self.reader, self.reader.connection
         table = schema.daily
         rows = connection.execute(sa.select(table.c.meter, *_DAY).order_by(*table.c)).all()
         expected = []
@@ -366,4 +382,34 @@ def test_readings_count_once_amid_a_pass(tmp_path: Path) -> None:
     with store.reader.snapshot():
         assert store.reader._watermark.values > 0
         assert store.reader.readings() == 18
+    store.close()
+
+
+DAY = 86_400_000
+MIDNIGHT = 1_759_964_400_000  # in Lisbon, 9 October 2025
+
+
+@pytest.mark.parametrize(
+    ("sealed", "later"),
+    [
+        # A lower value that only later ones confirm: the days before it change with them.
+        ([(0, 100), (DAY, 150), (3 * DAY, 50)], [(4 * DAY, 60), (5 * DAY, 70)]),
+        # Another value for the newest instant, which closes the day before.
+        ([(0, 100), (DAY, 150)], [(DAY, 160)]),
+        ([(0, 100), (DAY, 150), (2 * DAY, 200), (3 * DAY, 250)], [(DAY + 1, 160)]),
+    ],
+)
+def test_days_are_not_certain_where_later_readings_change_them(
+    tmp_path: Path, sealed: list[tuple[int, int]], later: list[tuple[int, int]]
+) -> None:
+    store = Store(tmp_path, 1)
+    store.commit([(1, ENERGY_IMPORT, MIDNIGHT + time, value) for time, value in sealed])
+    store.sealer.seal_all()
+    store.check()
+    store.commit([(1, ENERGY_IMPORT, MIDNIGHT + time, value) for time, value in later])
+    store.check()
+    with store.reader.snapshot():
+        assert kept_days.certain_before(store.reader, store.reader.by_number(1), ZONE) is None
+    store.sealer.seal_all()
+    store.check()
     store.close()

@@ -1,0 +1,72 @@
+"""The days that are kept of one meter, where they surely say what its readings say."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import sqlalchemy as sa
+
+from storage import schema
+from storage.energy import REGISTER
+from storage.meters import Meter
+from storage.prepared import Prepared
+from storage.queries import Reader
+from telemetry import calendar
+from telemetry.intervals import Flag, Slots
+from telemetry.readings import Int64s
+from telemetry.registers import ENERGY_IMPORT
+
+_DAILY, _LATEST = schema.daily.c, schema.latest.c
+_TIP = Prepared(
+    sa.select(_LATEST.time_ms, _LATEST.settled, schema.meters.c.daily_zone).where(
+        _LATEST.meter == sa.bindparam("meter"),
+        _LATEST.register == sa.bindparam("register"),
+        schema.meters.c.number == sa.bindparam("meter"),
+    )
+)
+_DATES = 32  # of a question's dates the number is rounded up to a multiple
+
+
+@lru_cache(maxsize=64)
+def _rows(count: int) -> Prepared:
+    """So many days of a meter; found one by one, as their key begins with the date."""
+    dates: list[sa.BindParameter[int]] = [sa.bindparam(f"day{number}") for number in range(count)]
+    return Prepared(
+        sa.select(_DAILY.day, _DAILY.wh, _DAILY.covered_ms, _DAILY.flags).where(
+            _DAILY.day.in_(dates), _DAILY.meter == sa.bindparam("meter")
+        )
+    )
+
+
+def certain_before(reader: Reader, meter: Meter, zone: ZoneInfo) -> int | None:
+    """The local midnight before which nothing that is not in the days yet can change them.
+
+    None where that cannot be told: the newest sealed reading may not count, readings in the
+    journal are not all newer, or the days are those of another zone.
+    """
+    row = _TIP.row(reader.connection, meter=meter.number, register=ENERGY_IMPORT)
+    if row is None:
+        return None
+    tip, settled, daily_zone = row
+    unsealed = reader.unsealed_times(meter, REGISTER)
+    if not settled or daily_zone != zone.key or (len(unsealed) and int(unsealed.min()) <= tip):
+        return None
+    return int(calendar.days(zone, tip, tip)[0][0])
+
+
+def slots(reader: Reader, meter: Meter, edges: Int64s, dates: Int64s) -> Slots:
+    """Energy and flags of whole local days; ``edges`` has shape (n + 1,), ``dates`` shape (n,)."""
+    count = -(-len(dates) // _DATES) * _DATES
+    wanted = np.pad(dates, (0, count - len(dates)))  # no day is 0
+    named = {f"day{number}": date for number, date in enumerate(wanted.tolist())}
+    rows = _rows(count).rows(reader.connection, meter=meter.number, **named)
+    day, wh, covered, flags = np.array(sorted(rows), np.int64).reshape(-1, 4).T
+    place = dates.searchsorted(day)
+    energy = np.zeros(len(dates), np.int64)
+    energy[place] = wh
+    marks = np.full(len(dates), Flag.MISSING, np.uint16)
+    partial = np.where(covered < np.diff(edges)[place], np.uint16(Flag.PARTIAL), np.uint16(0))
+    marks[place] = flags.astype(np.uint16) | partial
+    return Slots(energy, marks)
