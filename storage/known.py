@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from storage import deletion, journal, meters, schema, watermark
 from telemetry import meter_id
-from telemetry.meter_index import UNKNOWN, MeterIndex, runs
-from telemetry.readings import Int64s, Readings, UInt32s, UInt64s
+from telemetry.meter_index import UNKNOWN, MeterIndex
+from telemetry.readings import Int64s, UInt64s
 from telemetry.registers import ALERT_LIMIT
 
 
@@ -29,7 +29,7 @@ class Known:
         self.next = 0  # the journal's next row; 0: nothing is known yet
         self.next_meter = 1
         self.limits: dict[int, int] = {}  # what meters said of themselves, by number
-        self._index = MeterIndex()
+        self.index = MeterIndex()
 
     def catch_up(self, connection: sa.Connection) -> bool:
         """Learn what is in the database if it is not what we know; whether it was not."""
@@ -38,11 +38,11 @@ class Known:
         if following == self.next:
             return False
         known = list(meters.numbered(connection))
-        self._index = MeterIndex()
+        self.index = MeterIndex()
         if known:
             keys = np.frombuffer(b"".join(octets for _, octets, _ in known), np.uint64)
             numbers = np.array([number for number, *_ in known], np.int64)
-            self._index.add(keys[0::2].copy(), keys[1::2].copy(), numbers)
+            self.index.add(keys[0::2].copy(), keys[1::2].copy(), numbers)
         self.limits = {number: limit for number, _, limit in known if limit is not None}
         self.next_meter = 1 + max(
             deletion.highest(connection), *(number for number, *_ in known), 0
@@ -51,14 +51,12 @@ class Known:
         return True
 
     def number(
-        self, connection: sa.Connection, readings: Readings, now: int
-    ) -> tuple[UInt32s, NewMeters]:
-        """The number of each reading's meter; new meters are added to the database."""
-        starts, lengths = runs(readings.key_high, readings.key_low)
-        high, low = readings.key_high[starts], readings.key_low[starts]
-        numbers = self._index.find(high, low)
+        self, connection: sa.Connection, high: UInt64s, low: UInt64s, now: int
+    ) -> tuple[Int64s, NewMeters]:
+        """The numbers of meters, of shape (m,); new ones are added to the database."""
+        numbers = self.index.find(high, low)
         unknown = numbers == UNKNOWN
-        new_high, new_low = _distinct(high[unknown], low[unknown])
+        new_high, new_low = distinct(high[unknown], low[unknown])
         first = self.next_meter
         new = NewMeters(new_high, new_low, np.arange(first, first + len(new_high)))
         if len(new_high):
@@ -68,7 +66,7 @@ class Known:
             trial = MeterIndex()
             trial.add(*new)
             numbers[unknown] = trial.find(high[unknown], low[unknown])
-        return np.repeat(numbers, lengths).astype(np.uint32), new
+        return numbers, new
 
     def new_limits(self, connection: sa.Connection, batch: journal.Batch) -> dict[int, int]:
         """The limits that meters say they have, where they are news; kept in the registry."""
@@ -79,26 +77,29 @@ class Known:
             meters.report_limit(connection, number, limit)
         return news
 
-    def committed(self, new: NewMeters, limits: dict[int, int]) -> None:
-        """Only now is it true: we must not know what a transaction that failed had made."""
-        self._index.add(*new)
+    def committed(self, new: NewMeters, limits: dict[int, int], rows: int) -> None:
+        """Only now is it true: we must not know what a transaction that failed had made.
+
+        ``rows`` is how many rows of the journal it made.
+        """
+        self.index.add(*new)
         self.next_meter += len(new.number)
-        self.next += 1
+        self.next += rows
         self.limits.update(limits)
 
     def deleted(self, number: int) -> None:
         """A meter was deleted: if it sends again it is a new one."""
-        self._index.remove(number)
+        self.index.remove(number)
         self.limits.pop(number, None)
 
     def registered(self, octets: bytes) -> None:
         """The next meter was registered by hand."""
         high, low = (np.array([half], np.uint64) for half in meter_id.halves(octets))
-        self._index.add(high, low, np.array([self.next_meter], np.int64))
+        self.index.add(high, low, np.array([self.next_meter], np.int64))
         self.next_meter += 1
 
 
-def _distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:
+def distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:
     """Each pair once."""
     order = np.lexsort((low, high))
     high, low = high[order], low[order]

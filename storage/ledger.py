@@ -1,4 +1,4 @@
-"""The ledger and the windows of all meters (docs/delivery.md): judged at each commit, kept for ever.
+"""The ledger and the windows of all meters (docs/delivery.md): judged at each commit, kept.
 
 Belongs to the writer's thread; what it says of a commit is true once that is made.
 """
@@ -32,6 +32,14 @@ class Judged:
     answers: Int64s
 
 
+class Windows:
+    """Windows by meter number, apart from the ledger's own."""
+
+    def judge(self, meter: Int64s, envelopes: Envelopes) -> Judged:
+        """Judge datagrams of meters with these numbers, in the order of arrival, and move on."""
+        return _all_stored(len(meter))
+
+
 class Ledger:
     """Windows and counts by meter number."""
 
@@ -49,11 +57,16 @@ class Ledger:
     ) -> Judged:
         """Judge datagrams in the order of arrival, and keep the verdict in this transaction.
 
-        ``row`` is the number of the journal's row that this commit makes, ``meter`` the number and
-        ``newest_ms`` the newest reading of each datagram, of shape (m,).
+        ``row`` is the number of the journal's row that this commit makes; without readings it makes
+        none, and the next commit comes with the same number. ``meter`` is the number and
+        ``newest_ms`` the newest reading of each datagram, of shape (m,); ``now_ms`` is when they
+        arrived, which is long ago where they come from the spool.
         """
-        count = len(meter)
-        return Judged(np.ones(count, np.bool_), np.empty(0, ACK), np.full(count, -1, np.int64))
+        return _all_stored(len(meter))
+
+    def ahead(self) -> Windows:
+        """A copy of the windows as they are committed, to judge what goes to the spool."""
+        return Windows()
 
     def count(self, connection: sa.Connection, counts: list[Counts]) -> None:
         """Keep what receivers counted, in this transaction."""
@@ -71,3 +84,7 @@ class Ledger:
     def status(self) -> dict[str, Any]:
         """Counts in all, by listener, by reason."""
         return {}
+
+
+def _all_stored(count: int) -> Judged:
+    return Judged(np.ones(count, np.bool_), np.empty(0, ACK), np.full(count, -1, np.int64))

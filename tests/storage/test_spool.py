@@ -59,7 +59,7 @@ def test_the_octets_are_those_of_the_document(tmp_path: Path) -> None:
     (path,) = segments(tmp_path)
     assert path.name == "0000010000000001.spool"
     rest = struct.pack("<QQ", own, first)
-    expected = b"WBP1" + struct.pack("<I", zlib.crc32(rest)) + rest
+    expected = b"WBP2" + struct.pack("<I", zlib.crc32(rest)) + rest
     for number, octets in kept:
         rest = struct.pack("<QII", number, len(octets), zlib.crc32(octets))
         checksum = zlib.crc32(struct.pack("<Q", own) + rest)

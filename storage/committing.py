@@ -1,0 +1,120 @@
+"""A commit: receivers' batches become a row of the journal, and verdicts on datagrams, once."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from storage import journal, schema
+from storage.ahead import Ahead
+from storage.database import Begin
+from storage.group import Group
+from storage.info import keep_number
+from storage.kept import Kept
+from storage.known import Known
+from storage.ledger import Ledger
+from storage.limit_watch import LimitWatch
+from storage.receivers import Receivers
+from storage.spool import Spool
+from storage.tally import Tally
+from storage.upkeep import Upkeep
+from telemetry.readings import Int64s, Readings, UInt16s
+
+
+class Committing:
+    """What the writer knows of the database, and how a group gets into it. Of its one thread."""
+
+    def __init__(
+        self, begin: Begin, spool: Spool, watch: LimitWatch, upkeep: Upkeep, now_ms: int
+    ) -> None:
+        """``begin`` makes transactions in which ``catch_up`` was called when it was due."""
+        self.known = Known()
+        self.ledger = Ledger()
+        self.receivers = Receivers(now_ms)
+        self._tally = Tally(now_ms)
+        self._begin, self._spool = begin, spool
+        self._watch, self._upkeep = watch, upkeep
+
+    def catch_up(self, connection: sa.Connection) -> bool:
+        """Learn what is in the database; whether its readings are not those we knew of."""
+        self.receivers.learn(connection)
+        self.ledger.learn(connection)
+        return self.known.catch_up(connection)
+
+    def ahead(self) -> Ahead | None:
+        """Who judges what is spooled from now on; None while nothing is known of the database."""
+        return Ahead(self.known, self.ledger) if self.known.next else None
+
+    def status(self) -> dict[str, Any]:
+        """What was committed, and how quickly."""
+        return self._tally.status()
+
+    def commit(self, group: Group, number: int) -> Kept:
+        """Commit a group, which may come from the spool, and of it no batch that is committed."""
+        began = time.perf_counter()
+        now = int(time.time() * 1000)
+        with self._begin() as connection:
+            if self._spool.has(number):
+                return Kept(group.contents[1], {})
+            keep_number(connection, self._spool.key, number)
+            group = group.new(self.receivers.number)
+            self.receivers.keep(connection, group.numbers(), now)
+            envelopes, readings = group.contents
+            numbers, new = self.known.number(connection, envelopes.key_high, envelopes.key_low, now)
+            judged = self.ledger.judge(
+                connection,
+                self.known.next,
+                numbers,
+                envelopes,
+                _newest(readings, envelopes.count, group.arrived_ms),
+                group.arrived_ms,
+            )
+            self.ledger.count(connection, group.counts)
+            kept = Kept.of(group, judged)
+            stored = np.repeat(numbers.astype(np.uint32), envelopes.count * judged.stored)
+            batch = journal.sort(stored, kept.readings)
+            rows = self._add_row(connection, batch, now)
+            limits = self.known.new_limits(connection, batch)
+            if not self._watch.waiting:
+                keep_number(connection, "settled", self.known.next - 1)
+        self.receivers.committed()
+        self.ledger.committed()
+        self.known.committed(new, limits, rows)
+        if rows:
+            self._upkeep.sealer.committed(len(batch), now)
+        self._watch.observe(batch, first_new=self.known.next_meter - len(new.number))
+        for meter in limits:
+            self._watch.recheck(meter)
+        self._tally.committed(len(batch), time.perf_counter() - began)
+        return kept
+
+    def _add_row(self, connection: sa.Connection, batch: journal.Batch, now: int) -> int:
+        """Add the journal's row, if there is anything to be in it; how many that makes."""
+        if not len(batch):
+            return 0
+        connection.execute(
+            schema.journal.insert().values(
+                id=self.known.next,
+                committed_ms=now,
+                first_ms=int(batch.time.min()),
+                last_ms=int(batch.time.max()),
+                readings=len(batch),
+                body=journal.encode(batch),
+            )
+        )
+        return 1
+
+
+def _newest(readings: Readings, counts: UInt16s, otherwise: int) -> Int64s:
+    """The newest reading of each datagram, or another instant of those without any."""
+    if len(counts) == len(readings) and counts.all():
+        return readings.time
+    newest = np.full(len(counts), otherwise)
+    filled = counts > 0
+    if filled.any():
+        ends = np.cumsum(counts[filled], dtype=np.int64)
+        newest[filled] = np.maximum.reduceat(readings.time, ends - counts[filled])
+    return newest
