@@ -9,13 +9,12 @@ import numpy as np
 import sqlalchemy as sa
 
 from storage import journal, schema
-from storage.ahead import Ahead
 from storage.database import Begin
 from storage.group import Group
 from storage.info import keep_number
 from storage.kept import Kept
 from storage.known import Known
-from storage.ledger import Ledger
+from storage.ledger import Judged, Ledger
 from storage.limit_watch import LimitWatch
 from storage.receivers import Receivers
 from storage.spool import Spool
@@ -44,9 +43,22 @@ class Committing:
         self.ledger.learn(connection)
         return self.known.catch_up(connection)
 
-    def ahead(self) -> Ahead | None:
-        """Who judges what is spooled from now on; None while nothing is known of the database."""
-        return Ahead(self.known, self.ledger) if self.known.next else None
+    def begin_ahead(self) -> bool:
+        """The spool is empty: what it takes from now on can be judged ahead of the database.
+
+        False while nothing is known of the database.
+        """
+        self.ledger.drained()
+        return self.known.next > 0
+
+    def judge_ahead(self, group: Group) -> Judged:
+        """Judge what the spool has just taken, as it will be judged once it is drained."""
+        envelopes, readings = group.contents
+        numbers = self.known.find(envelopes.key_high, envelopes.key_low)
+        newest = _newest(readings, envelopes.count, group.arrived_ms)
+        return self.ledger.judge(
+            None, self.known.next, numbers, envelopes, newest, group.arrived_ms
+        )
 
     def status(self) -> dict[str, Any]:
         """What was committed, and how quickly."""

@@ -29,7 +29,7 @@ class Known:
         self.next = 0  # the journal's next row; 0: nothing is known yet
         self.next_meter = 1
         self.limits: dict[int, int] = {}  # what meters said of themselves, by number
-        self.index = MeterIndex()
+        self._index = MeterIndex()
 
     def catch_up(self, connection: sa.Connection) -> bool:
         """Learn what is in the database if it is not what we know; whether it was not."""
@@ -38,11 +38,11 @@ class Known:
         if following == self.next:
             return False
         known = list(meters.numbered(connection))
-        self.index = MeterIndex()
+        self._index = MeterIndex()
         if known:
             keys = np.frombuffer(b"".join(octets for _, octets, _ in known), np.uint64)
             numbers = np.array([number for number, *_ in known], np.int64)
-            self.index.add(keys[0::2].copy(), keys[1::2].copy(), numbers)
+            self._index.add(keys[0::2].copy(), keys[1::2].copy(), numbers)
         self.limits = {number: limit for number, _, limit in known if limit is not None}
         self.next_meter = 1 + max(
             deletion.highest(connection), *(number for number, *_ in known), 0
@@ -50,13 +50,17 @@ class Known:
         self.next = following
         return True
 
+    def find(self, high: UInt64s, low: UInt64s) -> Int64s:
+        """The numbers of meters, of shape (m,); -1 where there is none yet."""
+        return self._index.find(high, low)
+
     def number(
         self, connection: sa.Connection, high: UInt64s, low: UInt64s, now: int
     ) -> tuple[Int64s, NewMeters]:
         """The numbers of meters, of shape (m,); new ones are added to the database."""
-        numbers = self.index.find(high, low)
+        numbers = self._index.find(high, low)
         unknown = numbers == UNKNOWN
-        new_high, new_low = distinct(high[unknown], low[unknown])
+        new_high, new_low = _distinct(high[unknown], low[unknown])
         first = self.next_meter
         new = NewMeters(new_high, new_low, np.arange(first, first + len(new_high)))
         if len(new_high):
@@ -82,24 +86,24 @@ class Known:
 
         ``rows`` is how many rows of the journal it made.
         """
-        self.index.add(*new)
+        self._index.add(*new)
         self.next_meter += len(new.number)
         self.next += rows
         self.limits.update(limits)
 
     def deleted(self, number: int) -> None:
         """A meter was deleted: if it sends again it is a new one."""
-        self.index.remove(number)
+        self._index.remove(number)
         self.limits.pop(number, None)
 
     def registered(self, octets: bytes) -> None:
         """The next meter was registered by hand."""
         high, low = (np.array([half], np.uint64) for half in meter_id.halves(octets))
-        self.index.add(high, low, np.array([self.next_meter], np.int64))
+        self._index.add(high, low, np.array([self.next_meter], np.int64))
         self.next_meter += 1
 
 
-def distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:
+def _distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:
     """Each pair once."""
     order = np.lexsort((low, high))
     high, low = high[order], low[order]

@@ -32,14 +32,6 @@ class Judged:
     answers: Int64s
 
 
-class Windows:
-    """Windows by meter number, apart from the ledger's own."""
-
-    def judge(self, meter: Int64s, envelopes: Envelopes) -> Judged:
-        """Judge datagrams of meters with these numbers, in the order of arrival, and move on."""
-        return _all_stored(len(meter))
-
-
 class Ledger:
     """Windows and counts by meter number."""
 
@@ -48,7 +40,7 @@ class Ledger:
 
     def judge(
         self,
-        connection: sa.Connection,
+        connection: sa.Connection | None,
         row: int,
         meter: Int64s,
         envelopes: Envelopes,
@@ -60,13 +52,17 @@ class Ledger:
         ``row`` is the number of the journal's row that this commit makes; without readings it makes
         none, and the next commit comes with the same number. ``meter`` is the number and
         ``newest_ms`` the newest reading of each datagram, of shape (m,); ``now_ms`` is when they
-        arrived, which is long ago where they come from the spool.
-        """
-        return _all_stored(len(meter))
+        came, which is long ago where they come from the spool.
 
-    def ahead(self) -> Windows:
-        """A copy of the windows as they are committed, to judge what goes to the spool."""
-        return Windows()
+        Without a connection they have just gone to the spool, and nothing is kept: they will be
+        judged again. ``meter`` is -1 there where it has no number yet. Such verdicts follow each
+        other, from the committed windows on, until ``drained``.
+        """
+        count = len(meter)
+        return Judged(np.ones(count, np.bool_), np.empty(0, ACK), np.full(count, -1, np.int64))
+
+    def drained(self) -> None:
+        """Nothing waits in the spool any more."""
 
     def count(self, connection: sa.Connection, counts: list[Counts]) -> None:
         """Keep what receivers counted, in this transaction."""
@@ -84,7 +80,3 @@ class Ledger:
     def status(self) -> dict[str, Any]:
         """Counts in all, by listener, by reason."""
         return {}
-
-
-def _all_stored(count: int) -> Judged:
-    return Judged(np.ones(count, np.bool_), np.empty(0, ACK), np.full(count, -1, np.int64))

@@ -15,11 +15,11 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from storage import postgresql
-from storage.ahead import Ahead
 from storage.database import REFUSALS, Database, HeldUpError, reason
 from storage.engine import kept_number, place
 from storage.group import Group
 from storage.kept import Kept
+from storage.ledger import Judged
 from storage.spool import Spool
 
 log = logging.getLogger("writer")
@@ -34,8 +34,11 @@ class Commits(Protocol):
     def commit(self, group: Group, number: int) -> Kept:
         """Commit a group, which has this number of the spool, once."""
 
-    def ahead(self) -> Ahead | None:
-        """Who judges what is spooled from now on; None while nothing is known of the database."""
+    def begin_ahead(self) -> bool:
+        """The spool is empty: whether what it takes can be judged before it is drained."""
+
+    def judge_ahead(self, group: Group) -> Judged:
+        """Judge what the spool has just taken, as it will be judged once it is drained."""
 
 
 class Cause(Protocol):
@@ -141,9 +144,9 @@ class Spooling:
         self.away = False
         self.trouble: str | None = None  # while it is away: why
         self._cause = cause
-        # None: nobody knows the windows, since the spool has batches of an earlier writer, or the
-        # database was not seen yet. Then nothing is acknowledged until the spool is empty.
-        self._ahead: Ahead | None = None
+        # Whether all that is in the spool was judged ahead. If not, since an earlier writer filled
+        # it or the database was not seen yet, nothing is acknowledged until it is empty.
+        self._ahead = False
 
     def opened(self, connection: sa.Connection) -> None:
         """The database can be used: look what it has."""
@@ -170,9 +173,9 @@ class Spooling:
         if self.spool.has(number):  # by a commit that was cut off
             return Kept(group.contents[1], {})
         if self.spool.empty:
-            self._ahead = commits.ahead()
+            self._ahead = commits.begin_ahead()
         self.spool.append(number, group.pack(), group.readings)
-        return Kept.of(group, None if self._ahead is None else self._ahead.judge(group))
+        return Kept.of(group, commits.judge_ahead(group) if self._ahead else None)
 
     @property
     def draining(self) -> bool:
@@ -199,7 +202,6 @@ class Spooling:
                 return
             self.spool.drained(number)
         if self.spool.empty:
-            self._ahead = None
             log.info("the spool is empty")
 
     def close(self) -> None:
