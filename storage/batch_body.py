@@ -114,7 +114,15 @@ def together(bodies: Sequence[Body]) -> tuple[Envelopes, Readings]:
         for name, dtype in _READING_COLUMNS.items()
     }
     repeated = {
-        name: np.repeat(getattr(envelopes, name), envelopes.count)
+        name: spread(getattr(envelopes, name), envelopes.count)
         for name in ("key_high", "key_low", "epoch")
     }
     return envelopes, Readings(**repeated, **columns)
+
+
+def spread(column: npt.NDArray[Any], counts: UInt16s) -> npt.NDArray[Any]:
+    """Each value of m datagrams as often as ``counts``, of shape (m,), says."""
+    if len(counts) and (most := int(counts.max())) == counts.min():
+        # What is usual, in a fifth of the time.
+        return np.broadcast_to(column[:, np.newaxis], (len(column), most)).reshape(-1)
+    return np.repeat(column, counts)

@@ -9,6 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from storage import journal, schema
+from storage.batch_body import spread
 from storage.database import Begin
 from storage.group import Group
 from storage.info import keep_number
@@ -21,6 +22,8 @@ from storage.spool import Spool
 from storage.tally import Tally
 from storage.upkeep import Upkeep
 from telemetry.readings import Int64s, Readings, UInt16s
+
+_FEW = 16  # readings in a datagram
 
 
 class Committing:
@@ -86,7 +89,7 @@ class Committing:
             )
             self.ledger.count(connection, group.counts)
             kept = Kept.of(group, judged)
-            stored = np.repeat(numbers.astype(np.uint32), envelopes.count * judged.stored)
+            stored = spread(numbers.astype(np.uint32), envelopes.count * judged.stored)
             batch = journal.sort(stored, kept.readings)
             rows = self._add_row(connection, batch, now)
             limits = self.known.new_limits(connection, batch)
@@ -124,9 +127,18 @@ def _newest(readings: Readings, counts: UInt16s, otherwise: int) -> Int64s:
     """The newest reading of each datagram, or another instant of those without any."""
     if len(counts) == len(readings) and counts.all():
         return readings.time
+    ends = np.cumsum(counts, dtype=np.int64)
+    starts = ends - counts
     newest = np.full(len(counts), otherwise)
-    filled = counts > 0
-    if filled.any():
-        ends = np.cumsum(counts[filled], dtype=np.int64)
-        newest[filled] = np.maximum.reduceat(readings.time, ends - counts[filled])
+    filled = np.flatnonzero(counts)
+    if not len(filled):
+        return newest
+    most = int(counts.max())
+    if most > _FEW:
+        newest[filled] = np.maximum.reduceat(readings.time, starts[filled])
+        return newest
+    newest[filled] = readings.time[starts[filled]]
+    for place in range(1, most):  # in a datagram: much quicker than reduceat for so few
+        rows = np.flatnonzero(counts > place)
+        newest[rows] = np.maximum(newest[rows], readings.time[starts[rows] + place])
     return newest
