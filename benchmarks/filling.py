@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from benchmarks.homes import Homes
 from storage.defaults import Defaults
 from storage.engine import Database
+from storage.group import Group
 from storage.limit_watch import LimitAlert
 from storage.writer import Writer
 from telemetry.readings import Readings
@@ -113,7 +114,8 @@ class Filler(Writer):
         for done in range(0, rounds, batch):
             readings = homes.readings(min(batch, rounds - done))
             with self.costs.commit.timed():
-                self._commit(readings, self._spooling.spool.number())
+                group = Group.of_nobody(readings, int(time.time() * 1000))
+                self._committing.commit(group, self._spooling.spool.number())
             self.costs.readings += len(readings) // REGISTERS
             self._work()
             progress(self.costs.readings)

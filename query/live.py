@@ -17,7 +17,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from query.publisher import ALERT, BATCH, END, METER, LiveAlert, LiveReadings, by_meter
 from query.transport import LONGEST_MESSAGE, BusError
-from storage import handover
+from storage import bare
 from telemetry import meter_id
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5003"
@@ -110,7 +110,7 @@ def _decode(frames: list[bytes]) -> list[Message]:
             return [_ALERT.decode(body)]
         return [
             LiveReadings(meter_id.to_name(meter_id.from_halves(*halves)), readings)
-            for halves, readings in by_meter(handover.unpack(body)).items()
+            for halves, readings in by_meter(bare.unpack(body)).items()
         ]
     except (msgspec.MsgspecError, struct.error, ValueError, KeyError) as error:
         raise BusError("bad_reply", f"a live message cannot be read: {error}") from None

@@ -13,7 +13,7 @@ import numpy as np
 import zmq
 
 from query.transport import listen
-from storage import handover
+from storage import bare
 from storage.limit_watch import LimitAlert
 from telemetry import meter_id
 from telemetry.readings import Readings, UInt64s
@@ -79,7 +79,7 @@ class Publisher:
         """Publish readings that have just become durable."""
         self._hear_subscriptions()
         if self._all:
-            self._socket.send_multipart([BATCH, handover.pack(readings)])
+            self._socket.send_multipart([BATCH, bare.pack(readings)])
         if not self._wanted:
             return
         if self._marks is None:

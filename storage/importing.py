@@ -10,18 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
+from storage.group import envelope_starts
 from storage.handover import STATUS, Handover, dealer
 from storage.queries import Reader, UnknownMeterError
 from telemetry import intervals, meter_id
 from telemetry.datagrams import Envelopes
 from telemetry.files.built import Points, same
-from telemetry.meter_index import runs
 from telemetry.readings import Readings
 from telemetry.registers import BY_CODE
 
 _ANSWERS_WITHIN = 3.0  # seconds
 _SILENT = 30.0  # seconds in which nothing was confirmed
-_MOST_OF_ENVELOPE = 65_535
 _NAP = 0.005
 _MOST_WAITING = 131_072  # readings in memory that are not confirmed
 _MOST_CACHED = 2_000_000  # readings
@@ -71,7 +70,7 @@ class Delivery:
             while self._handover.undelivered > _MOST_WAITING:
                 self._wait()
             part = readings.take(rows)
-            self._handover.put(Envelopes.unnumbered(part, _starts(part)), part)
+            self._handover.put(Envelopes.unnumbered(part, envelope_starts(part)), part)
             self._given += len(rows)
             self._handover.tick()
 
@@ -93,12 +92,6 @@ class Delivery:
             self._confirmed, self._since = self.stored, now
         elif now - self._since > _SILENT:
             raise WriterAwayError(f"the writer has confirmed nothing for {_SILENT:g} s")
-
-
-def _starts(readings: Readings) -> npt.NDArray[np.intp]:
-    """Where meters change, and often enough that an envelope can count what it brought."""
-    starts, _ = runs(readings.key_high, readings.key_low)
-    return np.union1d(starts, np.arange(0, len(readings), _MOST_OF_ENVELOPE))
 
 
 class Stored:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import zmq
 
-from storage.handover import ANSWER, BATCH, COMMITTED, NUMBER, REPORT, RESEND, unpack
-from telemetry.readings import Readings
+from storage import batch_body
+from storage.group import Group, Received
+from storage.handover import ANSWER, BATCH, COMMITTED, NUMBER, REPORT, RESEND, is_receiver
+from telemetry.formats.ack import ACK
 
 log = logging.getLogger("writer")
+
+_NONE: npt.NDArray[np.void] = np.empty(0, ACK)
+_NOTHING: Mapping[bytes, npt.NDArray[np.void]] = MappingProxyType({})
 
 
 @dataclass
@@ -42,14 +51,18 @@ class Inbox:
 class Router:
     """The writer's socket: batches in, what is durable out; changes and questions beside them."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, durable: Callable[[bytes], int] = lambda _: 0) -> None:
+        """``durable`` says which batch of a receiver is the last known to be committed."""
+        self._durable = durable
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        # A receiver that connects again comes with the same id.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.setsockopt(zmq.RCVHWM, 1000)
         self._socket.bind(endpoint)
         self._inboxes: dict[bytes, Inbox] = {}
         self._unanswered: set[bytes] = set()
-        self.readings: list[Readings] = []
+        self.batches: list[Received] = []
         self.reports: dict[bytes, bytes] = {}
         self.requests: list[tuple[bytes, bytes, bytes, bytes]] = []
 
@@ -58,7 +71,10 @@ class Router:
         self._socket.close()
 
     def receive(self, timeout: float, most: int) -> int:
-        """Wait for messages and take in all that are there, up to ``most`` readings; how many."""
+        """Wait for messages and take in all that are there, up to ``most`` values; how many.
+
+        A batch without readings counts by its datagrams, as one at least.
+        """
         taken = 0
         if not self._socket.poll(max(0, int(timeout * 1000))):
             return taken
@@ -95,9 +111,11 @@ class Router:
 
     def _batch(self, sender: bytes, number_: bytes, oldest_: bytes, body: bytes) -> int:
         (number,), (oldest,) = NUMBER.unpack(number_), NUMBER.unpack(oldest_)
-        inbox = self._inboxes.setdefault(sender, Inbox(oldest))
+        inbox = self._inbox(sender, oldest)
         try:
-            readings = unpack(body)
+            if not is_receiver(sender):
+                raise ValueError("it has not the routing id of a receiver")
+            content = batch_body.unpack(body)
         except ValueError as error:
             log.error("a receiver sent what is no batch: %s", error)
             return 0
@@ -110,25 +128,34 @@ class Router:
         self._unanswered.add(sender)
         if verdict == "repeat":
             return 0
-        self.readings.append(readings)
-        return len(readings)
+        self.batches.append(Received(sender, number, body, content))
+        return max(len(content), len(content.envelopes), 1)
 
-    def take(self) -> Readings | None:
-        """The readings received since the last call, in order."""
-        if not self.readings:
+    def _inbox(self, sender: bytes, oldest: int) -> Inbox:
+        """Of a receiver that is new to this writer, an earlier one may have committed batches."""
+        inbox = self._inboxes.get(sender)
+        if inbox is None:
+            durable = self._durable(sender)
+            inbox = self._inboxes[sender] = Inbox(max(oldest, durable + 1), durable)
+        return inbox
+
+    def take(self, now_ms: int) -> Group | None:
+        """The batches received since the last call, in order."""
+        if not self.batches:
             return None
-        readings, self.readings = Readings.concatenate(self.readings), []
-        return readings
+        batches, self.batches = self.batches, []
+        return Group(now_ms, batches)
 
-    def committed(self) -> None:
-        """Tell the receivers that all that was taken is durable."""
+    def committed(self, acknowledgements: Mapping[bytes, npt.NDArray[np.void]] = _NOTHING) -> None:
+        """Tell the receivers that all that was taken is durable, and whom to acknowledge it."""
         for sender in self._unanswered:
-            self._tell(sender, COMMITTED, self._inboxes[sender].taken)
+            own = acknowledgements.get(sender, _NONE)
+            self._tell(sender, COMMITTED, self._inboxes[sender].taken, own.tobytes())
         self._unanswered.clear()
 
     def answer(self, sender: bytes, tag: bytes, reply: object) -> None:
         """Answer a change or a question."""
         self._socket.send_multipart([sender, ANSWER, tag, msgspec.json.encode(reply)])
 
-    def _tell(self, sender: bytes, kind: bytes, number: int) -> None:
-        self._socket.send_multipart([sender, kind, NUMBER.pack(number)])
+    def _tell(self, sender: bytes, kind: bytes, number: int, *more: bytes) -> None:
+        self._socket.send_multipart([sender, kind, NUMBER.pack(number), *more])

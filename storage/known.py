@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from storage import deletion, journal, meters, schema, watermark
 from telemetry import meter_id
-from telemetry.meter_index import UNKNOWN, MeterIndex, runs
-from telemetry.readings import Int64s, Readings, UInt32s, UInt64s
+from telemetry.meter_index import UNKNOWN, MeterIndex
+from telemetry.readings import Int64s, UInt64s
 from telemetry.registers import ALERT_LIMIT
 
 
@@ -50,12 +50,14 @@ class Known:
         self.next = following
         return True
 
+    def find(self, high: UInt64s, low: UInt64s) -> Int64s:
+        """The numbers of meters, of shape (m,); -1 where there is none yet."""
+        return self._index.find(high, low)
+
     def number(
-        self, connection: sa.Connection, readings: Readings, now: int
-    ) -> tuple[UInt32s, NewMeters]:
-        """The number of each reading's meter; new meters are added to the database."""
-        starts, lengths = runs(readings.key_high, readings.key_low)
-        high, low = readings.key_high[starts], readings.key_low[starts]
+        self, connection: sa.Connection, high: UInt64s, low: UInt64s, now: int
+    ) -> tuple[Int64s, NewMeters]:
+        """The numbers of meters, of shape (m,); new ones are added to the database."""
         numbers = self._index.find(high, low)
         unknown = numbers == UNKNOWN
         new_high, new_low = _distinct(high[unknown], low[unknown])
@@ -68,7 +70,7 @@ class Known:
             trial = MeterIndex()
             trial.add(*new)
             numbers[unknown] = trial.find(high[unknown], low[unknown])
-        return np.repeat(numbers, lengths).astype(np.uint32), new
+        return numbers, new
 
     def new_limits(self, connection: sa.Connection, batch: journal.Batch) -> dict[int, int]:
         """The limits that meters say they have, where they are news; kept in the registry."""
@@ -79,11 +81,14 @@ class Known:
             meters.report_limit(connection, number, limit)
         return news
 
-    def committed(self, new: NewMeters, limits: dict[int, int]) -> None:
-        """Only now is it true: we must not know what a transaction that failed had made."""
+    def committed(self, new: NewMeters, limits: dict[int, int], rows: int) -> None:
+        """Only now is it true: we must not know what a transaction that failed had made.
+
+        ``rows`` is how many rows of the journal it made.
+        """
         self._index.add(*new)
         self.next_meter += len(new.number)
-        self.next += 1
+        self.next += rows
         self.limits.update(limits)
 
     def deleted(self, number: int) -> None:

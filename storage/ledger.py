@@ -1,4 +1,4 @@
-"""The ledger and the windows of all meters (docs/delivery.md): judged at each commit, kept for ever.
+"""The ledger and the windows of all meters (docs/delivery.md): judged at each commit, kept.
 
 Belongs to the writer's thread; what it says of a commit is true once that is made.
 """
@@ -40,7 +40,7 @@ class Ledger:
 
     def judge(
         self,
-        connection: sa.Connection,
+        connection: sa.Connection | None,
         row: int,
         meter: Int64s,
         envelopes: Envelopes,
@@ -49,11 +49,20 @@ class Ledger:
     ) -> Judged:
         """Judge datagrams in the order of arrival, and keep the verdict in this transaction.
 
-        ``row`` is the number of the journal's row that this commit makes, ``meter`` the number and
-        ``newest_ms`` the newest reading of each datagram, of shape (m,).
+        ``row`` is the number of the journal's row that this commit makes; without readings it makes
+        none, and the next commit comes with the same number. ``meter`` is the number and
+        ``newest_ms`` the newest reading of each datagram, of shape (m,); ``now_ms`` is when they
+        came, which is long ago where they come from the spool.
+
+        Without a connection they have just gone to the spool, and nothing is kept: they will be
+        judged again. ``meter`` is -1 there where it has no number yet. Such verdicts follow each
+        other, from the committed windows on, until ``drained``.
         """
         count = len(meter)
         return Judged(np.ones(count, np.bool_), np.empty(0, ACK), np.full(count, -1, np.int64))
+
+    def drained(self) -> None:
+        """Nothing waits in the spool any more."""
 
     def count(self, connection: sa.Connection, counts: list[Counts]) -> None:
         """Keep what receivers counted, in this transaction."""

@@ -17,16 +17,28 @@ import sqlalchemy as sa
 from storage import postgresql
 from storage.database import REFUSALS, Database, HeldUpError, reason
 from storage.engine import kept_number, place
-from storage.handover import pack, unpack
+from storage.group import Group
+from storage.kept import Kept
+from storage.ledger import Judged
 from storage.spool import Spool
-from telemetry.readings import Readings
 
 log = logging.getLogger("writer")
 
 _LOOK_EVERY = 0.5  # seconds between two looks whether the server is back
 _SLICE = 0.1  # seconds of draining at a time, so that what arrives is not held up
 
-Commit = Callable[[Readings, int], None]
+
+class Commits(Protocol):
+    """How groups get into the database."""
+
+    def commit(self, group: Group, number: int) -> Kept:
+        """Commit a group, which has this number of the spool, once."""
+
+    def begin_ahead(self) -> bool:
+        """The spool is empty: whether what it takes can be judged before it is drained."""
+
+    def judge_ahead(self, group: Group) -> Judged:
+        """Judge what the spool has just taken, as it will be judged once it is drained."""
 
 
 class Cause(Protocol):
@@ -132,6 +144,9 @@ class Spooling:
         self.away = False
         self.trouble: str | None = None  # while it is away: why
         self._cause = cause
+        # Whether all that is in the spool was judged ahead. If not, since an earlier writer filled
+        # it or the database was not seen yet, nothing is acknowledged until it is empty.
+        self._ahead = False
 
     def opened(self, connection: sa.Connection) -> None:
         """The database can be used: look what it has."""
@@ -144,25 +159,28 @@ class Spooling:
         self.away, self.trouble = True, said
         self._cause.begun()
 
-    def keep(self, readings: Readings, number: int, commit: Commit) -> None:
-        """Make readings durable: in the database, or behind what waits in the spool.
+    def keep(self, group: Group, number: int, commits: Commits) -> Kept:
+        """Make a group durable: in the database, or behind what waits in the spool.
 
         Raises SpoolFullError, and refusals that are not the cause to spool.
         """
-        self.drain(commit)
-        if not self.away and not self.spool.waiting:
+        self.drain(commits)
+        if not self.away and self.spool.empty:
             try:
-                commit(readings, number)
-                return
+                return commits.commit(group, number)
             except self._cause.refusals as error:
                 self.refused(error)
-        if not self.spool.has(number):
-            self.spool.append(number, pack(readings), len(readings))
+        if self.spool.has(number):  # by a commit that was cut off
+            return Kept(group.contents[1], {})
+        if self.spool.empty:
+            self._ahead = commits.begin_ahead()
+        self.spool.append(number, group.pack(), group.readings)
+        return Kept.of(group, commits.judge_ahead(group) if self._ahead else None)
 
     @property
     def draining(self) -> bool:
         """Whether there is something to drain now."""
-        return not self._still_away() and bool(self.spool.waiting)
+        return not self._still_away() and not self.spool.empty
 
     def _still_away(self) -> bool:
         if self.away and self._cause.over():
@@ -170,20 +188,20 @@ class Spooling:
             log.info("the database is back, %d readings wait in the spool", self.spool.waiting)
         return self.away
 
-    def drain(self, commit: Commit) -> None:
+    def drain(self, commits: Commits) -> None:
         """Commit some of what waits, if the database is back; raises as ``keep`` does."""
-        if self._still_away() or not self.spool.waiting:
+        if not self.draining:
             return
         deadline = time.monotonic() + _SLICE
         while (first := self.spool.first()) is not None and time.monotonic() < deadline:
             number, body = first
             try:
-                commit(unpack(body), number)
+                commits.commit(Group.unpack(body, self.spool.version), number)
             except self._cause.refusals as error:
                 self.refused(error)
                 return
             self.spool.drained(number)
-        if not self.spool.waiting:
+        if self.spool.empty:
             log.info("the spool is empty")
 
     def close(self) -> None:

@@ -125,6 +125,15 @@ thinned = Table(
     sqlite_with_rowid=False,
 )
 
+# Which batches are committed of each receiver, by its routing id in hexadecimal.
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+)
+
 alerts = Table(
     "alerts",
     metadata,

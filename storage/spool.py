@@ -66,10 +66,10 @@ class Spool:
                     f"{found[-1].path} is damaged, or a file behind it is gone: batches up to "
                     f"{segment.first} are missing. Restore it, or move the file away and lose them"
                 )
-            if segment.readings:
-                found.append(segment)
-            else:
+            if segment.empty:
                 path.unlink()  # cut off before its first batch
+            else:
+                found.append(segment)
         return found
 
     @property
@@ -88,6 +88,16 @@ class Spool:
             self._state = self._state.of_database(self._database)
             replace(self.directory, self._state)
         self.drained(number)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the database has all batches."""
+        return not self._segments
+
+    @property
+    def version(self) -> int:
+        """Of the body of the oldest batch (``storage.group``)."""
+        return self._segments[0].version
 
     @property
     def octets(self) -> int:
@@ -129,7 +139,7 @@ class Spool:
         if self._writing is not None:
             segment = self._writing.segment
             self._finish()
-            if not segment.readings:
+            if segment.empty:
                 self._segments.remove(segment)
                 segment.path.unlink(missing_ok=True)
 

@@ -12,7 +12,9 @@ from typing import BinaryIO
 from storage.database import StorageError
 
 _HEAD = struct.Struct("<4sIQQ")
-_MAGIC = b"WBP1"
+# By the version of the batches' bodies (``storage.group``); the last is the one written.
+_VERSIONS = {b"WBP1": 1, b"WBP2": 2}
+_MAGIC = b"WBP2"
 _BATCH = struct.Struct("<4sIQII")
 _BATCH_MAGIC = b"WBPR"
 _COUNT = struct.Struct("<I")  # how a body begins
@@ -37,10 +39,16 @@ class Segment:
 
     path: Path
     id: int
+    version: int
     first: int
     last: int
-    octets: int
-    readings: int
+    octets: int = HEADER
+    readings: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no batch."""
+        return self.last < self.first
 
     def head(self, at: int) -> Head:
         """What stands before the batch at an octet. Raises StorageError on damage."""
@@ -74,7 +82,7 @@ class Writing:
         path = directory / f"{first:016x}.spool"
         rest = struct.pack("<QQ", id, first)
         self._file = path.open("wb", buffering=0)
-        self.segment = Segment(path, id, first, first - 1, HEADER, 0)
+        self.segment = Segment(path, id, _VERSIONS[_MAGIC], first, first - 1)
         self._write(_HEAD.pack(_MAGIC, zlib.crc32(rest), id, first))
 
     def append(self, number: int, body: bytes, readings: int) -> None:
@@ -101,29 +109,31 @@ def scan(path: Path, id: int) -> Segment:
     """The segment of a file, every batch checked. Raises OSError, and StorageError on damage."""
     with path.open("rb") as file:
         octets = file.read(HEADER)
-        first = _first(octets, id)
-        if first is None:
+        found = _beginning(octets, id)
+        if found is None:
             if _follows(file, 0, id, 0):
                 raise _damaged(path, 0)
-            return Segment(path, id, 0, -1, 0, 0)
-        segment = Segment(path, id, first, first - 1, HEADER, 0)
-        while (found := _head(file, segment.octets, id)) is not None:
-            if found.number != segment.last + 1 or _body(file, segment.octets, found) is None:
+            return Segment(path, id, 0, 0, -1, 0)
+        version, first = found
+        segment = Segment(path, id, version, first, first - 1)
+        while (head := _head(file, segment.octets, id)) is not None:
+            if head.number != segment.last + 1 or _body(file, segment.octets, head) is None:
                 break
-            segment.last, segment.octets = found.number, found.after
-            segment.readings += found.readings
+            segment.last, segment.octets = head.number, head.after
+            segment.readings += head.readings
         if _follows(file, segment.octets, id, segment.last + 1):
             raise _damaged(path, segment.octets)
     return segment
 
 
-def _first(octets: bytes, id: int) -> int | None:
+def _beginning(octets: bytes, id: int) -> tuple[int, int] | None:
+    """Version and first number; None where the header does not check."""
     if len(octets) < HEADER:
         return None
     magic, checksum, found, first = _HEAD.unpack(octets)
-    if (magic, checksum, found) != (_MAGIC, zlib.crc32(octets[8:]), id):
+    if magic not in _VERSIONS or (checksum, found) != (zlib.crc32(octets[8:]), id):
         return None
-    return int(first)
+    return _VERSIONS[magic], int(first)
 
 
 def _head(file: BinaryIO, at: int, id: int) -> Head | None:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import msgspec
 import sqlalchemy as sa
 
-from storage import damaged_rows, handover, journal, registry_changes, schema
+from storage import damaged_rows, handover, registry_changes
+from storage.committing import Committing
 from storage.database import AnotherWriterError, HeldUpError
 from storage.defaults import Defaults
 from storage.engine import (
@@ -22,17 +23,14 @@ from storage.engine import (
     UnavailableError,
     close_writer,
     database_path,
-    keep_number,
     open_writer,
     prepare,
 )
 from storage.inbox import Router
-from storage.known import Known
 from storage.ladder import KEEP_ALL, Policy
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.outage import LogHeld, ServerAway, Spooling
 from storage.queries import Reader
-from storage.tally import Tally
 from storage.trouble import Trouble
 from storage.upkeep import Upkeep
 from storage.wal import WalGuard
@@ -81,9 +79,11 @@ class Writer:
         self._upkeep = Upkeep(self._begin, self._engine, defaults, policy)
         self._busy = False  # with upkeep: more of it is due at once
         self._publisher = publisher
-        self._router = Router(endpoint)
-        self._known, self._sure = Known(), False
-        self._tally = Tally(_now())
+        self._committing = Committing(
+            self._begin, self._spooling.spool, self._watch, self._upkeep, _now()
+        )
+        self._router = Router(endpoint, self._committing.receivers.number)
+        self._sure = False  # what is known of the database is what it holds
         self._settle_after = self._drain_after = 0.0
         self._trouble = Trouble()
         if not self._spooling.away:
@@ -116,7 +116,7 @@ class Writer:
             raise UnavailableError("the database is away: try again when it is back")
         self._admit()
         try:
-            if self._wal is None and not self._known.next:
+            if self._wal is None and not self._committing.known.next:
                 prepare(self._engine)
             with self._engine.begin() as connection:
                 if not self._sure or "known" not in connection.info:
@@ -137,13 +137,14 @@ class Writer:
         self._spooling.opened(connection)
         damaged_rows.put_right(connection)
         self._upkeep.learn(connection)
-        if self._known.catch_up(connection):
+        known = self._committing.known
+        if self._committing.catch_up(connection):
             try:
-                self._watch.observe_again(connection, self._known.next_meter)
+                self._watch.observe_again(connection, known.next_meter)
                 for number in self._upkeep.deletions.numbers:
                     self._watch.forget(number)
             except REFUSALS:
-                self._known.next = 0  # all is to be learnt again
+                known.next = 0  # all is to be learnt again
                 raise
 
     def run(self, stop: threading.Event) -> None:
@@ -181,7 +182,7 @@ class Writer:
         if not self._draining:
             return
         try:
-            self._spooling.drain(self._commit)
+            self._spooling.drain(self._committing)
             self._trouble.over(_DRAINING)
         except REFUSALS as error:
             self._trouble.met(_DRAINING, "cannot commit what waits in the spool", error)
@@ -201,22 +202,25 @@ class Writer:
 
         False when it still refused after we were told to stop: nothing of it was confirmed.
         """
-        readings = self._router.take()
-        assert readings is not None
+        group = self._router.take(_now())
+        assert group is not None
         number = self._spooling.spool.number()
         while True:
             try:
-                self._spooling.keep(readings, number, self._commit)
+                kept = self._spooling.keep(group, number, self._committing)
                 break
             except REFUSALS as error:
-                kept = f"cannot commit, keeping {len(readings)} readings"
-                self._trouble.met("committing", kept, error)
+                said = f"cannot commit, keeping {group.readings} readings"
+                self._trouble.met("committing", said, error)
                 if not self._wait(stop):
-                    log.error("stopping without %d readings, none of them confirmed", len(readings))
+                    log.error(
+                        "stopping without %d readings, none of them confirmed", group.readings
+                    )
                     return False
         self._trouble.over("committing")
-        self._router.committed()
-        self._publisher.readings(readings)
+        self._router.committed(kept.acknowledgements)
+        if len(kept.readings):
+            self._publisher.readings(kept.readings)
         return True
 
     def _wait(self, stop: threading.Event) -> bool:
@@ -226,36 +230,6 @@ class Writer:
             self._router.turn_away(min(left, _IDLE))
             self._answer_requests()
         return not stop.is_set()
-
-    def _commit(self, readings: Readings, number: int) -> None:
-        """Commit a batch, which may come from the spool, once."""
-        began = time.perf_counter()
-        now = _now()
-        with self._begin() as connection:
-            if self._spooling.spool.has(number):
-                return
-            keep_number(connection, self._spooling.spool.key, number)
-            numbers, new = self._known.number(connection, readings, now)
-            batch = journal.sort(numbers, readings)
-            connection.execute(
-                schema.journal.insert().values(
-                    id=self._known.next,
-                    committed_ms=now,
-                    first_ms=int(batch.time.min()),
-                    last_ms=int(batch.time.max()),
-                    readings=len(batch),
-                    body=journal.encode(batch),
-                )
-            )
-            limits = self._known.new_limits(connection, batch)
-            if not self._watch.waiting:
-                keep_number(connection, "settled", self._known.next - 1)
-        self._known.committed(new, limits)
-        self._upkeep.sealer.committed(len(batch), now)
-        self._watch.observe(batch, first_new=self._known.next_meter - len(new.number))
-        for number in limits:
-            self._watch.recheck(number)
-        self._tally.committed(len(batch), time.perf_counter() - began)
 
     # Alerts
 
@@ -288,7 +262,7 @@ class Writer:
         if self._spooling.away or (self._wal is not None and self._wal.pressing):
             return
         try:
-            self._busy = self._upkeep.step(_now())
+            self._busy = self._upkeep.step(_now()) or self._committing.ledger.step(_now())
             if self._busy:
                 self._trouble.over(_SEALING)
         except (*REFUSALS, StorageError) as error:
@@ -307,7 +281,7 @@ class Writer:
     def status(self) -> dict[str, Any]:
         """What the writer has done since it started, and what its receivers reported."""
         return {
-            **self._tally.status(),
+            **self._committing.status(),
             "spooling": self._spooling.away,
             "spooled": self._spooling.spool.waiting,
             "trouble": self._spooling.trouble or self._trouble.text,
@@ -316,13 +290,16 @@ class Writer:
 
     def _change(self, body: bytes) -> dict[str, Any]:
         """Make a change; the answer holds the meter's number, or an error's code and message."""
-        answer = registry_changes.make(body, self._begin, self._known, self._upkeep, _now())
+        answer = registry_changes.make(
+            body, self._begin, self._committing.known, self._upkeep, _now()
+        )
         number = answer.get("number")
         if isinstance(number, int):
             self._watch.recheck(number)
         deleted = answer.pop("deleted", None)
         if deleted is not None:
             self._watch.forget(deleted)
+            self._committing.ledger.deleted(deleted)
         return answer
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import msgspec
 
 
@@ -27,3 +30,27 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     listeners: list[ListenerCounts] = []
     meters: list[tuple[int, int, str, int]] = []
+
+
+def joined(parts: Iterable[Counts]) -> Counts:
+    """What was counted one after the other, as one."""
+    listeners: dict[tuple[str, str | None], ListenerCounts] = {}
+    meters: Counter[tuple[int, int, str]] = Counter()
+    for part in parts:
+        for one in part.listeners:
+            before = listeners.get((one.listener, one.socket))
+            listeners[one.listener, one.socket] = _added(before, one) if before else one
+        for high, low, reason, refused in part.meters:
+            meters[high, low, reason] += refused
+    return Counts(list(listeners.values()), [(*key, refused) for key, refused in meters.items()])
+
+
+def _added(before: ListenerCounts, after: ListenerCounts) -> ListenerCounts:
+    return ListenerCounts(
+        listener=after.listener,
+        accepted=before.accepted + after.accepted,
+        refused=dict(Counter(before.refused) + Counter(after.refused)),
+        socket=after.socket,
+        drops=before.drops if after.drops is None else after.drops,
+        back_pressure=before.back_pressure + after.back_pressure,
+    )

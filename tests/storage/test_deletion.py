@@ -22,6 +22,7 @@ from storage.sealing import Sealer
 from storage.watermark import Watermark
 from telemetry.registers import ENERGY_IMPORT
 from tests.storage.conftest import MakeDatabase
+from tests.storage.handing import put
 from tests.storage.test_writer import NOW, Running, readings
 
 HOUR = 3_600_000
@@ -146,7 +147,7 @@ def test_a_meter_that_goes_on_sending_is_a_new_one(running: Running) -> None:
 def test_deleted_while_its_limit_waits_to_be_looked_at(running: Running) -> None:
     for number in range(30):
         sent = [(f"m{n}", NOW + number * HOUR, number * 10**9) for n in range(50)]
-        running.receiver.put(readings(sent))
+        put(running.receiver, readings(sent))
         running.deliver()
         running.change(DeleteMeter(id=f"m{number}"))
     running.settled()
@@ -261,7 +262,7 @@ def test_sealed_and_half_sealed(running: Running) -> None:
     mark = struct.pack("<q", MARK)
     names = [f"m{number:04d}" for number in range(3000)]
     for number in range(4):
-        running.receiver.put(readings([(name, NOW + number, number) for name in names]))
+        put(running.receiver, readings([(name, NOW + number, number) for name in names]))
         running.deliver()
     running.send(readings([("m0001", NOW + 9, MARK), ("m2999", NOW + 9, MARK)]))
     running.settled()

@@ -19,6 +19,7 @@ from storage.queries import Reader
 from storage.sealing import Sealer
 from telemetry import calendar, intervals
 from telemetry.intervals import Curve, Flag
+from tests.storage.handing import put
 from tests.storage.test_writer import NOW, Running, readings
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -42,7 +43,7 @@ def filled(database: Database) -> Database:
                     value[meter] += rng.randrange(2000)
                     sent.append((meter, NOW + number * 3 * HOUR, value[meter]))
             if sent:
-                running.receiver.put(readings(sent))
+                put(running.receiver, readings(sent))
             if number % 80 == 79:  # several rows of the journal, so that half of them is a part
                 running.deliver()
     finally:

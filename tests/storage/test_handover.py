@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import zmq
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,12 +22,18 @@ from hypothesis.stateful import (
     rule,
 )
 
-from storage import handover
-from storage.handover import Handover, Waiting, pack, unpack
+from storage import batch_body, handover
+from storage.handover import Handover, Waiting
 from storage.inbox import Inbox, Router
-from telemetry.readings import COLUMNS, Readings
+from telemetry.readings import Readings
+from tests.storage.handing import enveloped, put
 
 SILENCE = 1.0
+NOW = 1_760_000_000_000
+
+
+def body(readings: Readings) -> bytes:
+    return batch_body.pack([(enveloped(readings), readings)])
 
 
 def readings(values: list[int]) -> Readings:
@@ -44,62 +50,16 @@ def readings(values: list[int]) -> Readings:
     )
 
 
-# The body of a batch
-
-
-def test_the_body_is_that_of_the_document() -> None:
-    two = Readings(
-        np.array([1, 2], np.uint64),
-        np.array([3, 2**64 - 1], np.uint64),
-        np.array([5, 6], np.uint32),
-        np.array([1, 35], np.uint16),
-        np.array([0, 0x0101], np.uint16),
-        np.array([1_700_000_000_000, -1], np.int64),
-        np.array([-7, 2**62], np.int64),
-    )
-    body = b"".join(
-        (
-            struct.pack("<I", 2),
-            struct.pack("<2Q", 1, 2),
-            struct.pack("<2Q", 3, 2**64 - 1),
-            struct.pack("<2I", 5, 6),
-            struct.pack("<2H", 1, 35),
-            struct.pack("<2H", 0, 0x0101),
-            struct.pack("<2q", 1_700_000_000_000, -1),
-            struct.pack("<2q", -7, 2**62),
-        )
-    )
-    assert pack(two) == body
-    again = unpack(body)
-    for name, dtype in COLUMNS.items():
-        assert getattr(again, name).tolist() == getattr(two, name).tolist()
-        assert getattr(again, name).dtype == dtype
-
-
-@given(st.lists(st.integers(0, 2**62), max_size=20))
-def test_unpack_is_the_inverse_of_pack(values: list[int]) -> None:
-    body = pack(readings(values))
-    assert unpack(body).value.tolist() == values
-    assert pack(unpack(body)) == body
-
-
-@pytest.mark.parametrize("change", [-1, 1, 40])
-def test_a_body_of_the_wrong_length(change: int) -> None:
-    body = pack(readings([1, 2]))
-    with pytest.raises(ValueError, match="a batch of 2 readings has"):
-        unpack(body[:change] if change < 0 else body + bytes(change))
-
-
 # What waits in the receiver
 
 
 def test_what_waits_is_forgotten_once_durable() -> None:
     waiting = Waiting()
     assert waiting.oldest == 1
-    assert [waiting.add(10, b"", 0.0) for _ in range(3)] == [1, 2, 3]
-    assert (waiting.oldest, waiting.readings) == (1, 30)
+    assert [waiting.add(10, 4, b"", 0.0) for _ in range(3)] == [1, 2, 3]
+    assert (waiting.oldest, waiting.readings, waiting.datagrams) == (1, 30, 12)
     waiting.committed(2, 1.0)
-    assert (waiting.oldest, waiting.readings) == (3, 10)
+    assert (waiting.oldest, waiting.readings, waiting.datagrams) == (3, 10, 4)
     waiting.committed(1, 1.0)  # an old answer
     assert (waiting.oldest, waiting.readings) == (3, 10)
     waiting.committed(9, 1.0)
@@ -109,8 +69,8 @@ def test_what_waits_is_forgotten_once_durable() -> None:
 def test_only_silence_is_overdue() -> None:
     waiting = Waiting()
     assert waiting.overdue(1e9) is None
-    waiting.add(1, b"", 1e9)  # however long it had nothing to wait for
-    waiting.add(1, b"", 1e9 + 0.9)
+    waiting.add(1, 1, b"", 1e9)  # however long it had nothing to wait for
+    waiting.add(1, 1, b"", 1e9 + 0.9)
     assert waiting.overdue(1e9 + 0.99) is None
     assert waiting.overdue(1e9 + 1.0) == 1
     assert waiting.overdue(1e9 + 1.9) is None  # asked for just now
@@ -194,7 +154,7 @@ class HandoverMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def gather(self, count: int) -> None:
         for _ in range(count):
-            self.send([self.waiting.add(1, b"", self.now)])
+            self.send([self.waiting.add(1, 1, b"", self.now)])
 
     def receiver_takes(self, kind: str, number: int) -> None:
         if kind == "committed":
@@ -272,7 +232,7 @@ TestHandover.settings = settings(max_examples=300, stateful_step_count=40, deadl
 def test_all_the_rest_follows_what_ends_a_silence() -> None:
     waiting = Waiting()
     for _ in range(100):
-        waiting.add(1, b"", 0.0)
+        waiting.add(1, 1, b"", 0.0)
     assert waiting.committed(10, 0.5) is None
     assert waiting.overdue(1.5) == 11
     assert waiting.committed(10, 1.6) is None  # an old answer
@@ -323,9 +283,9 @@ class WriterThread:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._router.receive(0.02, 1_000_000)
-            taken = self._router.take()
+            taken = self._router.take(NOW)
             if taken is not None:
-                self.committed += taken.value.tolist()
+                self.committed += taken.contents[1].value.tolist()
             if self._confirms:
                 self._router.committed()
             self.reports = list(self._router.reports.values())
@@ -346,13 +306,13 @@ def tick_until(receiver: Handover, delivered: int, seconds: float = 8.0) -> None
 
 def test_over_sockets(endpoint: str, receiver: Handover) -> None:
     writer = WriterThread(endpoint)
-    receiver.put(readings([1, 2]))
-    receiver.put(readings([3]))
+    put(receiver, readings([1, 2]))
+    put(receiver, readings([3]))
     assert receiver.undelivered == 3
     tick_until(receiver, 0)
-    receiver.put(readings(list(range(4, 20_004))))  # large enough to leave at once
+    put(receiver, readings(list(range(4, 20_004))))  # large enough to leave at once
     assert receiver._waiting.last == 2
-    receiver.put(readings([99_999]))
+    put(receiver, readings([99_999]))
     receiver.close()
     writer.kill()
     assert writer.committed == [*range(1, 20_004), 99_999]
@@ -361,7 +321,7 @@ def test_over_sockets(endpoint: str, receiver: Handover) -> None:
 
 def test_the_writer_comes_later(endpoint: str, receiver: Handover) -> None:
     for value in range(5):
-        receiver.put(readings([value]))
+        put(receiver, readings([value]))
         receiver.tick()
         time.sleep(0.011)
         receiver.tick()
@@ -376,10 +336,10 @@ def test_a_router_that_dies_and_a_new_one(endpoint: str, receiver: Handover) -> 
     """What the first took and never confirmed goes to the next, and what came in between."""
     value = 0
 
-    def put(batches: int) -> None:
+    def gather(batches: int) -> None:
         nonlocal value
         for _ in range(batches):
-            receiver.put(readings([value]))
+            put(receiver, readings([value]))
             value += 1
             receiver._send(time.monotonic())
             receiver._hear(time.monotonic())
@@ -387,19 +347,19 @@ def test_a_router_that_dies_and_a_new_one(endpoint: str, receiver: Handover) -> 
     durable: list[int] = []
     for turn in range(3):
         writer = WriterThread(endpoint)
-        put(50)
+        gather(50)
         tick_until(receiver, 0)
         writer.kill()
         durable += writer.committed
         deaf = WriterThread(endpoint, confirms=False)
-        put(50)
+        gather(50)
         deadline = time.monotonic() + 5
         while len(deaf.committed) < 10 and time.monotonic() < deadline:
             receiver.tick()
             time.sleep(0.01)
         assert deaf.committed, turn
         deaf.kill()
-        put(20)
+        gather(20)
         assert receiver.undelivered >= 70
     last = WriterThread(endpoint)
     tick_until(receiver, 0, 15)
@@ -412,36 +372,36 @@ def test_a_router_that_dies_and_a_new_one(endpoint: str, receiver: Handover) -> 
 
 def test_a_new_writer_behind_what_was_confirmed(endpoint: str) -> None:
     """Batches that were under way while others were confirmed do not stop the next writer."""
-    socket = handover.dealer(endpoint)
+    socket = handover.dealer(endpoint, receiver=True)
     try:
         first = Router(endpoint)
         number = struct.Struct("<Q").pack
         for n in range(1, 6):
-            socket.send_multipart([b"batch", number(n), number(1), pack(readings([n]))])
+            socket.send_multipart([b"batch", number(n), number(1), body(readings([n]))])
         deadline = time.monotonic() + 5
-        while len(first.readings) < 5 and time.monotonic() < deadline:
+        while len(first.batches) < 5 and time.monotonic() < deadline:
             first.receive(0.1, 100)
         first.committed()
         assert socket.poll(5000)
-        assert socket.recv_multipart() == [b"committed", number(5)]
+        assert socket.recv_multipart() == [b"committed", number(5), b""]
         first.close()
         second = Router(endpoint)
         # Sent before the confirmation was heard, seen by the second writer first; what is sent
         # while the first one closes is lost.
         deadline = time.monotonic() + 10
         while not socket.poll(200) and time.monotonic() < deadline:
-            socket.send_multipart([b"batch", number(6), number(1), pack(readings([6]))])
+            socket.send_multipart([b"batch", number(6), number(1), body(readings([6]))])
             second.receive(0.2, 100)
         assert socket.poll(0)
         assert socket.recv_multipart() == [b"resend", number(1)]
         # All the receiver still has.
-        socket.send_multipart([b"batch", number(6), number(6), pack(readings([6]))])
+        socket.send_multipart([b"batch", number(6), number(6), body(readings([6]))])
         deadline = time.monotonic() + 5
-        while not second.readings and time.monotonic() < deadline:
+        while not second.batches and time.monotonic() < deadline:
             second.receive(0.1, 100)
         second.committed()
         assert socket.poll(5000)
-        assert socket.recv_multipart() == [b"committed", number(6)]
+        assert socket.recv_multipart() == [b"committed", number(6), b""]
         second.close()
     finally:
         socket.close()
@@ -449,13 +409,13 @@ def test_a_new_writer_behind_what_was_confirmed(endpoint: str) -> None:
 
 def test_two_receivers_and_a_question(endpoint: str) -> None:
     router = Router(endpoint)
-    sockets = [handover.dealer(endpoint) for _ in range(3)]
+    sockets = [handover.dealer(endpoint, receiver=at < 2) for at in range(3)]
     number = struct.Struct("<Q").pack
     try:
         for at, socket in enumerate(sockets[:2]):
             for n in (1, 2):
-                body = pack(readings([10 * at + n]))
-                socket.send_multipart([b"batch", number(n), number(1), body])
+                own = body(readings([10 * at + n]))
+                socket.send_multipart([b"batch", number(n), number(1), own])
         sockets[2].send_multipart([b"status", b"tag"])
         sockets[2].send_multipart([b"change", b"gat", b"{}"])
         deadline = time.monotonic() + 5
@@ -463,17 +423,17 @@ def test_two_receivers_and_a_question(endpoint: str) -> None:
         while (taken < 4 or len(router.requests) < 2) and time.monotonic() < deadline:
             taken += router.receive(0.1, 100)
         assert taken == 4
-        read = router.take()
+        read = router.take(NOW)
         assert read is not None
-        assert sorted(read.value.tolist()) == [1, 2, 11, 12]
-        assert router.take() is None
+        assert sorted(read.contents[1].value.tolist()) == [1, 2, 11, 12]
+        assert router.take(NOW) is None
         requests = [(kind, tag, body) for _, kind, tag, body in router.requests]
         assert requests == [(b"status", b"tag", b""), (b"change", b"gat", b"{}")]
         router.answer(router.requests[0][0], b"tag", {"a": 1})
         router.committed()
         for socket in sockets[:2]:
             assert socket.poll(5000)
-            assert socket.recv_multipart() == [b"committed", number(2)]
+            assert socket.recv_multipart() == [b"committed", number(2), b""]
         assert sockets[2].poll(5000)
         assert sockets[2].recv_multipart() == [b"answer", b"tag", b'{"a":1}']
         router.committed()  # nothing new: says nothing
@@ -485,11 +445,12 @@ def test_two_receivers_and_a_question(endpoint: str) -> None:
 
 
 def test_full(receiver: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "MOST_WAITING", 3)
+    """Datagrams count as their readings do."""
+    monkeypatch.setattr(handover, "MOST_WAITING", 6)
     assert not receiver.full()
-    receiver.put(readings([1, 2]))
+    put(receiver, readings([1, 2]))
     assert not receiver.full()
-    receiver.put(readings([3]))
+    put(receiver, readings([3]))
     assert receiver.full()
     receiver._send(time.monotonic())
     assert receiver.full()
@@ -499,7 +460,7 @@ def test_closing_without_a_writer_gives_up(
     endpoint: str, receiver: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handover, "_CLOSE_WITHIN", 0.3)
-    receiver.put(readings([1, 2]))
+    put(receiver, readings([1, 2]))
     began = time.monotonic()
     receiver.close()
     assert 0.2 < time.monotonic() - began < 3

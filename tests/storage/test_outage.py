@@ -21,6 +21,7 @@ from storage.database import StorageError, UnavailableError
 from storage.engine import Database, open_reader, open_writer
 from telemetry.registers import ALERT_LIMIT
 from tests.postgresql import PostgresServer
+from tests.storage.handing import put
 from tests.storage.test_writer import NOW, Running, readings
 
 SECONDS = 60.0 if os.environ.get("WATTBUS_LONG") else 3.0
@@ -65,7 +66,7 @@ class Load:
             batch.append((name, NOW + n, n))
             self.sent.setdefault(name, []).append((NOW + n, n))
             self.count += 1
-        self.running.receiver.put(readings(batch))
+        put(self.running.receiver, readings(batch))
 
     def run(self, seconds: float) -> None:
         """Some thousand readings a second."""

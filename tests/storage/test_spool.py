@@ -11,9 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage import spool
+from storage import bare, batch_body, spool
 from storage.database import StorageError
+from storage.group import Group, Received
 from storage.spool import Spool, SpoolFullError
+from telemetry.counts import Counts, ListenerCounts
+from telemetry.readings import Readings
+from tests.storage.handing import enveloped
+from tests.storage.test_writer import NOW, readings
 
 PLACE = "postgresql+psycopg://u@h/d"
 HEADER, BATCH = 24, 24
@@ -59,7 +64,7 @@ def test_the_octets_are_those_of_the_document(tmp_path: Path) -> None:
     (path,) = segments(tmp_path)
     assert path.name == "0000010000000001.spool"
     rest = struct.pack("<QQ", own, first)
-    expected = b"WBP1" + struct.pack("<I", zlib.crc32(rest)) + rest
+    expected = b"WBP2" + struct.pack("<I", zlib.crc32(rest)) + rest
     for number, octets in kept:
         rest = struct.pack("<QII", number, len(octets), zlib.crc32(octets))
         checksum = zlib.crc32(struct.pack("<Q", own) + rest)
@@ -114,6 +119,87 @@ def test_it_knows_the_database_that_was_opened(tmp_path: Path) -> None:
     assert first.known
     assert Spool(tmp_path, PLACE).known
     assert not Spool(tmp_path, PLACE + "2").known
+
+
+def test_a_batch_of_counts_alone_is_kept(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, PLACE)
+    assert spool.empty
+    number = spool.number()
+    spool.append(number, body(number, 0), 0)
+    assert (spool.waiting, spool.empty) == (0, False)
+    spool.close()
+    again = Spool(tmp_path, PLACE)
+    assert (again.waiting, again.empty) == (0, False)
+    assert drain(again) == [(number, body(number, 0))]
+    assert again.empty
+
+
+# What is in it
+
+
+def three_readings() -> Readings:
+    return readings([("a", NOW, 1), ("a", NOW + 1, 2), ("b", NOW, 3)])
+
+
+def test_a_group_is_kept_as_the_document_says(tmp_path: Path) -> None:
+    own = three_readings()
+    counts = Counts([ListenerCounts("udp", accepted=1)])
+    bodies = [batch_body.pack([(enveloped(own), own)]), batch_body.pack([], counts)]
+    names = [b"r" * 16, b"r" + bytes(15)]
+    batches = [
+        Received(name, number, octets, batch_body.unpack(octets))
+        for name, number, octets in zip(names, (7, 2**64 - 1), bodies, strict=True)
+    ]
+    group = Group(NOW, batches)
+    octets = group.pack()
+    assert octets == b"".join(
+        (
+            struct.pack("<IIq", 3, 2, NOW),
+            struct.pack("<16sQI", names[0], 7, len(bodies[0])),
+            struct.pack("<16sQI", names[1], 2**64 - 1, len(bodies[1])),
+            *bodies,
+        )
+    )
+    spool = Spool(tmp_path, PLACE)
+    spool.append(spool.number(), octets, group.readings)
+    first = spool.first()
+    assert first
+    again = Group.unpack(first[1], spool.version)
+    assert again.arrived_ms == NOW
+    assert again.numbers() == group.numbers() == {names[0]: 7, names[1]: 2**64 - 1}
+    assert again.pack() == octets
+    assert again.counts == [counts]
+    assert again.contents[1].value.tolist() == [1, 2, 3]
+    assert again.contents[0].count.tolist() == [2, 1]
+    # Of each receiver only what is not committed yet.
+    assert [one.number for one in again.new(lambda _: 7).batches] == [2**64 - 1]
+    assert again.new(lambda _: 6) is again
+    spool.close()
+
+
+def test_a_spool_of_an_earlier_wattbus(tmp_path: Path) -> None:
+    """Its segments begin with WBP1, and its batches are bare readings."""
+    (number,) = [number for number, _ in fill(tmp_path, 1)]
+    own = bare.pack(three_readings())
+    (path,) = segments(tmp_path)
+    name = path.read_bytes()[8:HEADER]
+    rest = struct.pack("<QII", number, len(own), zlib.crc32(own))
+    head = b"WBPR" + struct.pack("<I", zlib.crc32(name[:8] + rest)) + rest
+    path.write_bytes(b"WBP1" + struct.pack("<I", zlib.crc32(name)) + name + head + own)
+    spool = Spool(tmp_path, PLACE)
+    assert spool.waiting == 3
+    following = spool.number()
+    spool.append(following, body(following), 3)
+    assert spool.first() == (number, own)
+    group = Group.unpack(own, spool.version)
+    assert spool.version == 1
+    assert group.new(lambda _: 100) is group  # it has no number of a receiver's
+    assert group.numbers() == {}
+    assert group.contents[1].value.tolist() == [1, 2, 3]
+    assert group.contents[0].count.tolist() == [2, 1]
+    spool.drained(number)
+    assert spool.version == 2
+    spool.close()
 
 
 # Cut off

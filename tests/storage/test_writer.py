@@ -32,6 +32,7 @@ from telemetry import meter_id
 from telemetry.readings import Readings
 from telemetry.registers import BY_CODE, ENERGY_IMPORT
 from tests.storage.conftest import MakeDatabase, only_sqlite
+from tests.storage.handing import put
 
 ROOT = Path(__file__).parent.parent.parent
 NOW = 1_760_000_000_000  # 2025-10-09T08:53:20Z
@@ -119,7 +120,7 @@ class Running:
     def send(self, *batches: Readings) -> None:
         """Hand batches over, each a commit of its own, and wait until they are durable."""
         for batch in batches:
-            self.receiver.put(batch)
+            put(self.receiver, batch)
             self.deliver()
 
     def deliver(self, seconds: float = 10.0) -> None:
@@ -196,7 +197,7 @@ def test_visible_within_200_ms(running: Running) -> None:
     delays = []
     for number in range(1, 16):
         began = time.monotonic()
-        running.receiver.put(readings([("a", NOW + number, number)]))
+        put(running.receiver, readings([("a", NOW + number, number)]))
         while (NOW + number, number) not in running.stored("a"):
             running.receiver.tick()
             assert time.monotonic() - began < 5
@@ -208,7 +209,7 @@ def test_visible_within_200_ms(running: Running) -> None:
 def test_what_gathers_is_one_commit(running: Running) -> None:
     batches = 20
     for number in range(batches):
-        running.receiver.put(readings([("a", NOW + number, number)]))
+        put(running.receiver, readings([("a", NOW + number, number)]))
         running.receiver._send(time.monotonic())
     running.deliver()
     assert len(running.stored("a")) == batches
@@ -420,7 +421,7 @@ def test_a_locked_database(
     sent = 0
     while other.is_alive():
         sent += 1
-        running.receiver.put(readings([("a", NOW + sent, 1 + sent), (f"b-{sent}", NOW, sent)]))
+        put(running.receiver, readings([("a", NOW + sent, 1 + sent), (f"b-{sent}", NOW, sent)]))
         running.receiver.tick()
         if time.monotonic() - began < seconds - 0.5:
             assert running.receiver.undelivered == 2 * sent
