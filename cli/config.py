@@ -21,6 +21,7 @@ from cli.config_lines import line_of
 from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, place
+from telemetry import admission
 from telemetry.formats import FORMATS
 
 LOOPBACK = "127.0.0.1"
@@ -32,11 +33,13 @@ class ConfigError(Exception):
 
 
 class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A UDP socket of the receiver, bound to one format."""
+    """A UDP socket of the receiver, bound to one format; whose unsigned datagrams it takes."""
 
     address: str = LOOPBACK
     port: int = 5001
     format: str = "auto"
+    networks: tuple[str, ...] = admission.LOOPBACK
+    meters: tuple[str, ...] = admission.EVERY_METER
 
 
 class Address(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -135,6 +138,8 @@ billing_day = 1
 address = "127.0.0.1"             # "0.0.0.0" to take in meters from other machines
 port = 5001
 format = "auto"                   # auto, native or json
+networks = ["127.0.0.0/8", "::1/128"] # whose unsigned datagrams are taken
+meters = ["*"]                    # and of which meters
 
 [query]
 port = 5002
@@ -273,6 +278,8 @@ def _check(config: Config, path: Path | None) -> None:
             (f"listeners.{number}.format", listener.format in FORMATS, f"known formats: {known}"),
             (f"listeners.{number}.port", 0 <= listener.port <= 65535, "a port is 0 to 65535"),
             (f"listeners.{number}.address", listener.address != "", "must not be empty"),
+            (f"listeners.{number}.networks", not (wrong := _no_network(listener.networks)), wrong),
+            (f"listeners.{number}.meters", "" not in listener.meters, "must not be empty"),
         ]
     for service in PORTS:
         address, port = config.where(service)
@@ -287,6 +294,16 @@ def _check(config: Config, path: Path | None) -> None:
             keys = key.split(".")
             place = f"{path}:{line_of(text, keys)}: " if path and keys[-1] in text else ""
             raise ConfigError(f"{place}{key}: {complaint}")
+
+
+def _no_network(networks: tuple[str, ...]) -> str:
+    """What is wrong with the first of the networks that is none, or nothing."""
+    for text in networks:
+        try:
+            admission.network(text)
+        except ValueError as error:
+            return f"{error}: a network is written like 192.168.7.0/24 or fe80::/10"
+    return ""
 
 
 def _wrong_url(url: str | None) -> str:
