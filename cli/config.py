@@ -18,28 +18,16 @@ import tzlocal
 from platformdirs import user_data_path
 
 from cli.config_lines import line_of
+from cli.config_listeners import LOOPBACK, Listener
 from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, place
-from telemetry import admission
-from telemetry.formats import FORMATS
 
-LOOPBACK = "127.0.0.1"
 _LONGEST_IPC_PATH = 100  # the kernel's limit is 107
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message says where and what to do."""
-
-
-class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A UDP socket of the receiver, bound to one format; whose unsigned datagrams it takes."""
-
-    address: str = LOOPBACK
-    port: int = 5001
-    format: str = "auto"
-    networks: tuple[str, ...] = admission.LOOPBACK
-    meters: tuple[str, ...] = admission.EVERY_METER
 
 
 class Address(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -273,14 +261,7 @@ def _check(config: Config, path: Path | None) -> None:
         ("database", not (wrong := _wrong_url(config.database_url)), wrong),
     ]
     for number, listener in enumerate(config.listeners):
-        known = ", ".join(FORMATS)
-        complaints += [
-            (f"listeners.{number}.format", listener.format in FORMATS, f"known formats: {known}"),
-            (f"listeners.{number}.port", 0 <= listener.port <= 65535, "a port is 0 to 65535"),
-            (f"listeners.{number}.address", listener.address != "", "must not be empty"),
-            (f"listeners.{number}.networks", not (wrong := _no_network(listener.networks)), wrong),
-            (f"listeners.{number}.meters", "" not in listener.meters, "must not be empty"),
-        ]
+        complaints += listener.complaints(f"listeners.{number}")
     for service in PORTS:
         address, port = config.where(service)
         complaints += [
@@ -294,16 +275,6 @@ def _check(config: Config, path: Path | None) -> None:
             keys = key.split(".")
             place = f"{path}:{line_of(text, keys)}: " if path and keys[-1] in text else ""
             raise ConfigError(f"{place}{key}: {complaint}")
-
-
-def _no_network(networks: tuple[str, ...]) -> str:
-    """What is wrong with the first of the networks that is none, or nothing."""
-    for text in networks:
-        try:
-            admission.network(text)
-        except ValueError as error:
-            return f"{error}: a network is written like 192.168.7.0/24 or fe80::/10"
-    return ""
 
 
 def _wrong_url(url: str | None) -> str:

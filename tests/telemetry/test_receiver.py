@@ -10,19 +10,31 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from telemetry import receiver
+from telemetry.admission import LOOPBACK, Allowed
 from telemetry.bulk_udp import BulkSender, kernel_drops
+from telemetry.counts import Counts
+from telemetry.datagrams import Envelopes
 from telemetry.formats import FORMATS, native
+from telemetry.formats.ack import ACK
+from telemetry.keys import KeyRing
 from telemetry.readings import Bytes, Readings, Status
 from telemetry.receiver import Listener, bind, describe, receive
 from telemetry.registers import ENERGY_IMPORT
 from telemetry.rejects import Reason
+from telemetry.replies import Replies
 
 NOW = 1_795_428_900_000
+NOBODY_S = KeyRing.empty()
 KITCHEN = b"kitchen".ljust(16, b"\0")
 JSON = b'{"meter":"kitchen","registers":{"energy_import":%d}}'
+
+
+def no_keys() -> KeyRing:
+    return NOBODY_S
 
 
 @dataclass
@@ -34,15 +46,28 @@ class Kept:
     held: int = 0
     calls: list[str] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
+    envelopes: list[Envelopes] = field(default_factory=list)
+    counted: list[Counts] = field(default_factory=list)
+    durable: list[npt.NDArray[np.void]] = field(default_factory=list)
 
     def full(self) -> bool:
         self.threads.add(threading.get_ident())
         return self.held >= self.most
 
-    def put(self, readings: Readings) -> None:
+    def put(self, envelopes: Envelopes, readings: Readings) -> None:
         self._called("put")
+        assert int(envelopes.count.sum()) == len(readings)
+        self.envelopes.append(envelopes)
         self.parts.append(readings)
         self.held += len(readings)
+
+    def count(self, counts: Counts) -> None:
+        self._called("count")
+        self.counted.append(counts)
+
+    def acknowledgements(self) -> npt.NDArray[np.void]:
+        self.threads.add(threading.get_ident())
+        return self.durable.pop() if self.durable else np.empty(0, ACK)
 
     def tick(self) -> float:
         self._called("tick")
@@ -88,10 +113,15 @@ def listen() -> Iterator[Open]:
     with ExitStack() as stack:
 
         def open_(
-            format_: str = "native", *, portable: bool = False, address: str = "127.0.0.1"
+            format_: str = "native",
+            *,
+            portable: bool = False,
+            address: str = "127.0.0.1",
+            allowed: Allowed | None = None,
         ) -> Listener:
             sock = stack.enter_context(bind(address, 0))
-            return Listener(sock, FORMATS[format_], portable=portable)
+            allowed = allowed or Allowed(LOOPBACK)
+            return Listener(sock, FORMATS[format_], allowed, portable=portable)
 
         yield open_
 
@@ -104,14 +134,16 @@ def sender_to(listener: Listener) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def receiving(sink: Kept, *listeners: Listener) -> Iterator[None]:
+def receiving(
+    sink: Kept, *listeners: Listener, keys: Callable[[], KeyRing] = no_keys
+) -> Iterator[None]:
     """``receive`` in a thread of its own; it is stopped, and must stop, at the end."""
     stop = threading.Event()
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            receive(list(listeners), sink, stop, lambda: NOW / 1000)
+            receive(list(listeners), sink, stop, keys, lambda: NOW / 1000)
         except BaseException as error:
             failed.append(error)
             raise
@@ -149,7 +181,7 @@ def test_everything_sent_arrives_once_and_is_counted(listen: Open, portable: boo
         Reason.OVERSIZED: one(0) + bytes(1177),
         Reason.VERSION: b"\xf5\x02" + one(0)[2:],
         Reason.FLAGS: b"\xf5\x01\x80" + one(0)[3:],
-        Reason.SECURITY: b"\xf5\x01\x00\x01" + one(0)[4:],
+        Reason.UNKNOWN_KEY: b"\xf5\x01\x00\x01" + one(0)[4:] + bytes(16),
         Reason.COUNT: one(0) + b"\0",
         Reason.METER_ID: one(0)[:4] + bytes(16) + one(0)[20:],
         Reason.REGISTER: one(0)[:40] + b"\xff\xff" + one(0)[42:],
@@ -252,10 +284,10 @@ def test_stop_takes_what_is_waiting(listen: Open, portable: bool) -> None:
         assert BulkSender(sock).send(numbered(count)) == count
     stop = threading.Event()
     stop.set()
-    receive([listener], sink, stop)
+    receive([listener], sink, stop, no_keys)
     assert sink.values == list(range(count))
     assert listener.received == count
-    assert (sink.calls.count("tick"), sink.calls[-1]) == (1, "close")
+    assert sink.calls[-3:] == ["count", "tick", "close"]
 
 
 def test_stop_at_a_full_sink_puts_nothing_more_into_it(listen: Open) -> None:
@@ -264,7 +296,7 @@ def test_stop_at_a_full_sink_puts_nothing_more_into_it(listen: Open) -> None:
         sock.send(one(1))
     stop = threading.Event()
     stop.set()
-    receive([listener], sink, stop)
+    receive([listener], sink, stop, no_keys)
     assert sink.calls == ["tick", "close"]
     assert listener.received == 0
 
@@ -275,8 +307,8 @@ class Followed(Kept):
 
     sock: socket.socket | None = None
 
-    def put(self, readings: Readings) -> None:
-        super().put(readings)
+    def put(self, envelopes: Envelopes, readings: Readings) -> None:
+        super().put(envelopes, readings)
         assert self.sock
         assert self.held < 100, "it goes on and on"
         self.sock.send(one(self.held))
@@ -290,9 +322,9 @@ def test_stop_comes_to_an_end_while_datagrams_go_on_arriving(listen: Open, porta
     with sender_to(listener) as sock:
         sink = Followed(sock=sock)
         sock.send(one(0))
-        receive([listener], sink, stop)
+        receive([listener], sink, stop, no_keys)
     assert sink.values == [0]
-    assert sink.calls == ["put", "tick", "close"]
+    assert sink.calls == ["put", "count", "tick", "close"]
 
 
 def test_what_goes_on_arriving_does_not_keep_the_sink_from_its_turn(
@@ -307,7 +339,7 @@ def test_what_goes_on_arriving_does_not_keep_the_sink_from_its_turn(
     with sender_to(listener) as sock:
         sink = Followed(sock=sock)
         sock.send(one(0))
-        receive([listener], sink, stop)
+        receive([listener], sink, stop, no_keys)
     assert listener.holds <= len(sink.values) <= 2 * listener.holds + 1
 
 
@@ -392,7 +424,8 @@ def test_the_sentence_on_the_buffer(listen: Open, address: str, shown: str) -> N
     port = listener.sock.getsockname()[1]
     given = listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     found = re.fullmatch(
-        rf"listening on udp {re.escape(shown)}:{port} for auto datagrams; the socket buffer of "
+        rf"listening on udp {re.escape(shown)}:{port} for auto datagrams, "
+        r"unsigned ones only from 127.0.0.0/8 and ::1/128; the socket buffer of "
         r"(\d+) KiB holds (\d+) small datagrams: (\d+\.\d\d) s at 100,000 a second",
         describe(listener),
     )
@@ -418,12 +451,13 @@ def test_the_buffer_really_holds_what_the_sentence_says(
 def test_the_busiest_second(listen: Open) -> None:
     listener, sink = listen(), Kept()
     with sender_to(listener) as sock:
+        replies = Replies({listener.sock: False})
 
         def arrive(count: int, now: float) -> float:
             BulkSender(sock).send(numbered(count))
             taken = 0
             while taken < count:
-                taken += listener.take(sink, NOW)
+                taken += listener.take(sink, replies, NOW)
             listener.measure(now)
             return listener.busiest
 
