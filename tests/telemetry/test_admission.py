@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from telemetry import admission
 from telemetry.admission import EVERYWHERE, LOOPBACK, Allowed
 from telemetry.datagrams import halves_of
-from telemetry.meter_id import halves, to_octets
+from telemetry.meter_id import halves, to_name, to_octets
 from telemetry.readings import UInt64s
 
 ODD = [
@@ -85,7 +85,7 @@ def test_patterns_are_of_ids(sent: list[str], wanted: list[str]) -> None:
     high, low = (np.array([pair[half] for pair in pairs], np.uint64) for half in (0, 1))
     sources = np.tile(halves_of("192.0.2.1"), (len(sent), 1))
     allowed = Allowed(EVERYWHERE, wanted)
-    seen = [admission.to_name(to_octets(name)) for name in sent]
+    seen = [to_name(to_octets(name)) for name in sent]
     expected = [any(fnmatchcase(one, pattern) for pattern in wanted) for one in seen]
     for _ in range(2):
         assert allowed.takes(sources, high, low).tolist() == expected
@@ -97,7 +97,7 @@ def test_an_id_is_looked_at_once_and_what_is_kept_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[bytes] = []
-    real = admission.to_name
+    real = to_name
 
     def seen(octets: bytes) -> str:
         looked.append(octets)
