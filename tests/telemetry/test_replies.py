@@ -205,6 +205,20 @@ def test_what_is_remembered_is_bounded_and_the_newest_stay(
     assert len(heard(other)) == 1
 
 
+def test_the_elder_ways_are_taken_where_there_are_no_younger(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replies, "MOST_METERS", 2)
+    collector, first, second = ends.bind(), ends.bind(), ends.bind()
+    part = Replies({collector: False})
+    for numbers, sock in (((1, 2), first), ((3, 4), second)):
+        some = [meter(number) for number in numbers]
+        part.remember(collector, envelopes(some), no_keys(2), rows_of(*[sock.getsockname()] * 2))
+    assert part.send(acks([meter(1), meter(4)]), KeyRing.empty()) == 2
+    assert [one[4:20] for one in heard(first)] == [meter(1)]
+    assert [one[4:20] for one in heard(second)] == [meter(4)]
+
+
 def test_a_full_send_buffer_loses_the_rest() -> None:
     """A local socket, as the loopback's UDP is never full: it drops."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
