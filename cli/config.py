@@ -18,25 +18,16 @@ import tzlocal
 from platformdirs import user_data_path
 
 from cli.config_lines import line_of
+from cli.config_listeners import LOOPBACK, Listener
 from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, place
-from telemetry.formats import FORMATS
 
-LOOPBACK = "127.0.0.1"
 _LONGEST_IPC_PATH = 100  # the kernel's limit is 107
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message says where and what to do."""
-
-
-class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A UDP socket of the receiver, bound to one format."""
-
-    address: str = LOOPBACK
-    port: int = 5001
-    format: str = "auto"
 
 
 class Address(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -135,6 +126,8 @@ billing_day = 1
 address = "127.0.0.1"             # "0.0.0.0" to take in meters from other machines
 port = 5001
 format = "auto"                   # auto, native or json
+networks = ["127.0.0.0/8", "::1/128"] # whose unsigned datagrams are taken
+meters = ["*"]                    # and of which meters
 
 [query]
 port = 5002
@@ -268,12 +261,7 @@ def _check(config: Config, path: Path | None) -> None:
         ("database", not (wrong := _wrong_url(config.database_url)), wrong),
     ]
     for number, listener in enumerate(config.listeners):
-        known = ", ".join(FORMATS)
-        complaints += [
-            (f"listeners.{number}.format", listener.format in FORMATS, f"known formats: {known}"),
-            (f"listeners.{number}.port", 0 <= listener.port <= 65535, "a port is 0 to 65535"),
-            (f"listeners.{number}.address", listener.address != "", "must not be empty"),
-        ]
+        complaints += listener.complaints(f"listeners.{number}")
     for service in PORTS:
         address, port = config.where(service)
         complaints += [

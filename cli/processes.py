@@ -24,6 +24,7 @@ from cli.config import Config, ConfigError
 from query.messages import ListenerStatus, ReceiverStatus
 from storage.engine import StorageError, place
 from storage.trouble import plain
+from telemetry.keys import KeyRing
 from telemetry.receiver import Listener
 
 # Set by ``serve`` for its children: where to say that they are ready.
@@ -122,9 +123,13 @@ def in_use(what: str, host: str, port: int, option: str, error: OSError) -> Star
 def receiver(settings: Config, stop: threading.Event) -> None:
     """Take in datagrams and hand their readings to the writer."""
     from storage.handover import Handover
+    from storage.meter_keys import Keys
+    from telemetry.admission import Allowed
     from telemetry.formats import FORMATS
     from telemetry.receiver import bind, describe, receive
 
+    keys = Keys(settings.directory)
+    ring = _lasting(keys.ring)
     listeners = []
     for number, wanted in enumerate(settings.listeners):
         option = "--udp-port" if number == 0 else f"the port of listener {number + 1} in the file"
@@ -134,7 +139,8 @@ def receiver(settings: Config, stop: threading.Event) -> None:
             raise StartError(f"{wanted.address!r} is no address of this machine") from None
         except OSError as error:
             raise in_use("udp", wanted.address, wanted.port, option, error) from None
-        listeners.append(Listener(sock, FORMATS[wanted.format]))
+        allowed = Allowed(wanted.networks, wanted.meters)
+        listeners.append(Listener(sock, FORMATS[wanted.format], allowed))
     for listener in listeners:
         logging.getLogger("receiver").info(describe(listener))
     started = int(time.time() * 1000)
@@ -143,13 +149,35 @@ def receiver(settings: Config, stop: threading.Event) -> None:
         lambda waiting: msgspec.json.encode(_report(started, waiting, listeners)),
     )
     say_ready()
-    receive(listeners, sink, stop)
+    receive(listeners, sink, stop, ring)
+    keys.close()
     for listener in listeners:
         listener.sock.close()
     if sink.undelivered:
         logging.getLogger("receiver").error(
             "stopped with %d readings that the writer did not confirm", sink.undelivered
         )
+
+
+def _lasting(read: Callable[[], KeyRing]) -> Callable[[], KeyRing]:
+    """Reads the keys; while they cannot be read again those that were read last stay.
+
+    The first time is now, and raises what reading raises.
+    """
+    last, trouble = read(), ""
+
+    def lasting() -> KeyRing:
+        nonlocal last, trouble
+        try:
+            last, said = read(), ""
+        except StorageError as error:
+            said = str(error)
+        if said and said != trouble:
+            logging.getLogger("receiver").error("going on with the keys read before: %s", said)
+        trouble = said
+        return last
+
+    return lasting
 
 
 def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverStatus:

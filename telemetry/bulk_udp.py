@@ -8,18 +8,24 @@ import os
 import socket
 import struct
 import sys
+import uuid
 from ctypes import POINTER, Structure, c_int, c_size_t, c_uint, c_void_p
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from telemetry import addresses
 from telemetry.datagrams import Datagrams
-from telemetry.readings import Bytes, Int64s
+from telemetry.readings import Bytes, Int64s, UInt32s
 
 # Linux numbers; the kernel's DROPS is the ninth word of SO_MEMINFO (linux/sock_diag.h).
 _SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
+_SO_COOKIE = 57
 _MEMINFO_WORDS = 9
 _MEMINFO_DROPS = 8
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 # What a small datagram takes of the receive buffer: its octets rounded up, plus the sk_buff.
 SMALL_DATAGRAM = 832
 
@@ -54,23 +60,44 @@ _RECVMMSG = _libc_function("recvmmsg")
 _SENDMMSG = _libc_function("sendmmsg")
 
 
-def _vectors(rows: Bytes) -> tuple[ctypes.Array[_MMsgHdr], ctypes.Array[_IoVec]]:
-    """Message headers whose i-th points to the i-th row; the second array must be kept alive."""
-    count, room = rows.shape
+_WORD = ctypes.sizeof(c_size_t)
+_WORDS = ctypes.sizeof(_MMsgHdr) // _WORD
+
+
+def _vectors(
+    rows: Bytes, lengths: Int64s | int, names: Bytes | None = None
+) -> tuple[ctypes.Array[_MMsgHdr], ctypes.Array[_IoVec]]:
+    """Message headers whose i-th points to the i-th row, and address; the rest must be kept alive.
+
+    ``lengths`` says how many octets of the rows count; ``names`` has an address for each.
+    """
+    count = len(rows)
     iov = (_IoVec * count)()
     headers = (_MMsgHdr * count)()
     # Written through NumPy views: a Python loop over a million rows would be felt.
-    view = np.frombuffer(iov, np.uintp).reshape(count, 2)
-    view[:, 0] = rows.ctypes.data + np.arange(count, dtype=np.uintp) * np.uintp(rows.strides[0])
-    view[:, 1] = room
-    words = ctypes.sizeof(_MMsgHdr) // ctypes.sizeof(c_size_t)
-    slots = np.frombuffer(headers, np.uintp).reshape(count, words)
-    word = ctypes.sizeof(c_size_t)
-    slots[:, _MsgHdr.iov.offset // word] = ctypes.addressof(iov) + np.arange(
-        count, dtype=np.uintp
-    ) * np.uintp(ctypes.sizeof(_IoVec))
-    slots[:, _MsgHdr.iov_length.offset // word] = 1
+    view = np.ndarray((count, 2), np.uintp, memoryview(iov))
+    view[:, 0] = _pointers(rows.ctypes.data, count, rows.strides[0])
+    view[:, 1] = lengths
+    slots = np.ndarray((count, _WORDS), np.uintp, memoryview(headers))
+    of_iov = _pointers(ctypes.addressof(iov), count, ctypes.sizeof(_IoVec))
+    slots[:, _MsgHdr.iov.offset // _WORD] = of_iov
+    slots[:, _MsgHdr.iov_length.offset // _WORD] = 1
+    if names is not None:
+        of_name = _pointers(names.ctypes.data, count, names.strides[0])
+        slots[:, _MsgHdr.name.offset // _WORD] = of_name
+        _column(headers, _MsgHdr.name_length.offset)[:] = addresses.lengths(names)
     return headers, iov
+
+
+def _pointers(first: int, count: int, step: int) -> npt.NDArray[np.uintp]:
+    return np.uintp(first) + np.arange(count, dtype=np.uintp) * np.uintp(step)
+
+
+def _column(headers: ctypes.Array[_MMsgHdr], offset: int) -> UInt32s:
+    """A field of all message headers."""
+    return np.ndarray(
+        (len(headers),), np.uint32, memoryview(headers), offset, (ctypes.sizeof(_MMsgHdr),)
+    )
 
 
 class BulkReceiver:
@@ -79,21 +106,19 @@ class BulkReceiver:
     def __init__(self, sock: socket.socket, most: int, room: int, *, portable: bool = False):
         self._socket = sock
         self._rows = np.zeros((most, room), np.uint8)
-        self._headers, self._iov = _vectors(self._rows)
-        stride = ctypes.sizeof(_MMsgHdr)
-        self._lengths = np.ndarray(
-            (most,),
-            np.uint32,
-            memoryview(self._headers).cast("B"),
-            offset=_MMsgHdr.length.offset,
-            strides=(stride,),
-        )
+        self.addresses = np.zeros((most, addresses.ROOM), np.uint8)
+        """Where the i-th datagram of the last call came from, a row as in ``addresses``."""
+        self._headers, self._iov = _vectors(self._rows, room, self.addresses)
+        self._lengths = _column(self._headers, _MMsgHdr.length.offset)
+        self._address_lengths = _column(self._headers, _MsgHdr.name_length.offset)
+        self._address_lengths[:] = addresses.ROOM
         self._portable = portable or _RECVMMSG is None
 
     def receive(self) -> Datagrams:
         """What is waiting, at most ``most``; the rows are overwritten by the next call."""
         lengths = self._one_by_one() if self._portable else self._in_bulk()
-        return Datagrams(self._rows[: len(lengths)], lengths)
+        count = len(lengths)
+        return Datagrams(self._rows[:count], lengths, addresses.sources(self.addresses[:count]))
 
     def _in_bulk(self) -> Int64s:
         assert _RECVMMSG is not None
@@ -111,29 +136,33 @@ class BulkReceiver:
                 count = 0
             else:
                 raise OSError(code, os.strerror(code))
+        self._address_lengths[:count] = addresses.ROOM  # the kernel wrote how long they are
         return self._lengths[:count].astype(np.int64)
 
     def _one_by_one(self) -> Int64s:
         lengths: list[int] = []
-        for row in self._rows:
+        for row, name in zip(self._rows, self.addresses, strict=True):
             try:
                 # Without MSG_TRUNC's length (not everywhere), a full row says: perhaps longer.
-                lengths.append(self._socket.recv_into(row.data))
+                length, address = self._socket.recvfrom_into(row.data)
             except (BlockingIOError, ConnectionRefusedError):
                 break
+            lengths.append(length)
+            name[:] = np.frombuffer(addresses.pack(address), np.uint8)
         return np.array(lengths, np.int64)
 
 
 class BulkSender:
-    """Sends rows of octets, a datagram each, through a connected UDP socket."""
+    """Sends rows of octets, a datagram each, through a UDP socket."""
 
     def __init__(self, sock: socket.socket, *, portable: bool = False):
         self._socket = sock
         self._portable = portable or _SENDMMSG is None
 
     def send(self, rows: Bytes) -> int:
-        """Send the rows, of shape (n, length), in order; the answer is how many the kernel took.
+        """Send the rows, of shape (n, length), in order to where the socket is connected to.
 
+        The answer is how many the kernel took.
         Fewer than n means that the send buffer is full. Raises OSError, ConnectionRefusedError
         among them when nothing listens there.
         """
@@ -142,7 +171,7 @@ class BulkSender:
             return self._one_by_one(rows)
         assert _SENDMMSG is not None
         sent = 0
-        headers, _iov = _vectors(rows)
+        headers, _iov = _vectors(rows, rows.shape[1])
         while sent < len(rows):
             # One call takes at most UIO_MAXIOV messages.
             most = min(len(rows) - sent, 1024)
@@ -153,6 +182,41 @@ class BulkSender:
                     break
                 raise OSError(code, os.strerror(code))
             sent += count
+        return sent
+
+    def send_to(self, rows: Bytes, lengths: Int64s, to: Bytes) -> int:
+        """Send the first ``lengths`` octets of the rows to the addresses; how many were taken.
+
+        One that cannot be sent to is left out, and so is all that finds the send buffer full.
+        """
+        if self._portable:
+            return self._to_one_by_one(rows, lengths, to)
+        assert _SENDMMSG is not None
+        rows, to = np.ascontiguousarray(rows), np.ascontiguousarray(to)
+        headers, _iov = _vectors(rows, lengths, to)
+        sent = at = 0
+        while at < len(rows):
+            most = min(len(rows) - at, 1024)
+            flags = socket.MSG_DONTWAIT
+            count = _SENDMMSG(self._socket.fileno(), ctypes.byref(headers[at]), most, flags)
+            if count < 0:
+                if ctypes.get_errno() in (errno.EAGAIN, errno.ENOBUFS):
+                    break
+                at += 1  # the first of those that were left is the one that failed
+            else:
+                sent, at = sent + count, at + count
+        return sent
+
+    def _to_one_by_one(self, rows: Bytes, lengths: Int64s, to: Bytes) -> int:
+        sent = 0
+        for row, length, address in zip(rows, lengths.tolist(), to, strict=True):
+            try:
+                self._socket.sendto(row[:length], addresses.unpack(address.data))
+            except BlockingIOError:
+                break
+            except OSError:
+                continue
+            sent += 1
         return sent
 
     def _one_by_one(self, rows: Bytes) -> int:
@@ -184,3 +248,15 @@ def kernel_drops(sock: socket.socket) -> int | None:
     except OSError:
         return None
     return int(struct.unpack(f"{_MEMINFO_WORDS}I", words)[_MEMINFO_DROPS])
+
+
+def name_of(sock: socket.socket) -> str:
+    """A name that no other socket of this machine has had since its boot.
+
+    Where the kernel numbers its sockets it is the same in every process that has the socket.
+    """
+    try:
+        boot = Path(_BOOT_ID).read_text("ascii").strip()
+        return f"{boot}/{sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8).hex()}"
+    except OSError:
+        return str(uuid.uuid4())

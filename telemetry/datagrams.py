@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import IntFlag
+from ipaddress import ip_address
 from typing import Self
 
 import numpy as np
@@ -20,17 +21,19 @@ class Datagrams:
 
     ``octets`` has shape (n, room): each row starts with a datagram. ``lengths`` has shape (n,) and
     is what was sent, which may be more than the room; such a datagram is cut and must be refused.
+    ``sources`` has shape (n, 2): the halves of the addresses it came from, in their IPv6 form.
     """
 
     octets: Bytes
     lengths: npt.NDArray[np.int64]
+    sources: UInt64s
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def take(self, rows: Int64s) -> Datagrams:
         """The datagrams of the given rows, in the order of the rows."""
-        return Datagrams(self.octets[rows], self.lengths[rows])
+        return Datagrams(self.octets[rows], self.lengths[rows], self.sources[rows])
 
     def each(self) -> list[bytes]:
         """The datagrams one by one, for formats that are not decoded in bulk."""
@@ -40,13 +43,20 @@ class Datagrams:
         ]
 
     @classmethod
-    def of(cls, datagrams: list[bytes]) -> Datagrams:
-        """Rows of the given datagrams."""
+    def of(cls, datagrams: list[bytes], source: str = "127.0.0.1") -> Datagrams:
+        """Rows of the given datagrams, all from one address."""
         lengths = np.array([len(datagram) for datagram in datagrams], np.int64)
         octets = np.zeros((len(datagrams), max([64, *lengths])), np.uint8)
         for row, datagram in zip(octets, datagrams, strict=True):
             row[: len(datagram)] = np.frombuffer(datagram, np.uint8)
-        return cls(octets, lengths)
+        return cls(octets, lengths, np.tile(halves_of(source), (len(datagrams), 1)))
+
+
+def halves_of(address: str) -> UInt64s:
+    """The halves of the IPv6 form of an address, IPv4 or IPv6, in text form: shape (2,)."""
+    found = ip_address(address)
+    number = int(found) | (0xFFFF << 32 if found.version == 4 else 0)
+    return np.array([number >> 64, number & (2**64 - 1)], np.uint64)
 
 
 class Mark(IntFlag):
@@ -118,10 +128,15 @@ ENVELOPE_COLUMNS: dict[str, type[np.generic]] = {
 
 @dataclass(slots=True)
 class Tally:
-    """How many datagrams were accepted, and how many refused for which reason."""
+    """How many datagrams were accepted, and how many refused for which reason.
+
+    ``meters`` are those of the refused that named a meter that has a key: by the halves of the
+    meter's octets and the reason.
+    """
 
     accepted: int = 0
     refused: Counter[Reason] = field(default_factory=Counter)
+    meters: Counter[tuple[int, int, Reason]] = field(default_factory=Counter)
 
     def refuse(self, reason: Reason, count: int = 1) -> None:
         """Count refused datagrams."""
@@ -132,6 +147,7 @@ class Tally:
         """Count what another tally counted."""
         self.accepted += other.accepted
         self.refused.update(other.refused)
+        self.meters.update(other.meters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -12,7 +11,7 @@ KEY = 16  # octets of a meter's key
 MASTER = 32  # octets of the master key
 TAG = 16
 _HEADER = 40  # octets of the native header
-_NONCE = slice(28 - 8, 28)  # its epoch and sequence
+_NONCE, _NONCE_END = slice(20, 28), bytes(4)  # its epoch and sequence
 _ENCRYPTED = 0x02
 _FLAGS, _KEY_ID = 2, 3
 
@@ -61,4 +60,4 @@ def unseal(datagram: bytes, key: AESGCM) -> bytes | None:
 
 
 def _nonce(header: bytes | bytearray) -> bytes:
-    return struct.pack("<8s4x", bytes(header[_NONCE]))
+    return bytes(header[_NONCE]) + _NONCE_END

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("telemetry", "storage", "query", "cli")
 
 # What turns bytes into readings is pure; these are the shells around it.
-SHELLS = {"receiver", "sender", "bulk_udp", "meter_state"}
+SHELLS = {"receiver", "replies", "sender", "bulk_udp", "meter_state"}
 IMPURE = {
     *("socket", "select", "selectors", "time", "random", "secrets", "asyncio", "threading"),
     *("zmq", "sqlalchemy", "sqlite3", "subprocess", "multiprocessing", "os", "signal"),

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from telemetry.admission import Gate
 from telemetry.datagrams import Datagrams, Decoded, Tally
 from telemetry.formats import json_text, native, native_bulk
 from telemetry.readings import Int64s
 from telemetry.rejects import Reason
 
-Decode = Callable[[Datagrams, int], Decoded]
+Decode = Callable[[Datagrams, int, Gate], Decoded]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """A format: its name in the configuration, its decoder, and how long its datagrams get.
+
+    The decoder gets datagrams, when they arrived (ms, UTC), and the listener's gate.
 
     ``first`` are the first octets by which an ``auto`` listener knows it.
     """
@@ -41,7 +44,7 @@ for _index, _known in enumerate(_OWN):
     _CLAIMED[list(_known.first)] = _index
 
 
-def _decode_auto(datagrams: Datagrams, arrival: int) -> Decoded:
+def _decode_auto(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
     """Each datagram by the format that its first octet tells; what none claims is foreign."""
     claimed = _CLAIMED[datagrams.octets[:, 0]]
     claimed[datagrams.lengths == 0] = _NOBODY
@@ -50,9 +53,9 @@ def _decode_auto(datagrams: Datagrams, arrival: int) -> Decoded:
     for index, known in enumerate(_OWN):
         chosen = claimed == index
         if chosen.all():
-            return known.decode(datagrams, arrival)
+            return known.decode(datagrams, arrival, gate)
         rows = np.flatnonzero(chosen)
-        parts.append((known.decode(datagrams.take(rows), arrival), rows))
+        parts.append((known.decode(datagrams.take(rows), arrival, gate), rows))
     tally.refuse(Reason.FOREIGN, int((claimed == _NOBODY).sum()))
     return Decoded.merge(parts, tally)
 

@@ -7,7 +7,9 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from telemetry.readings import Bytes, Int64s
 from telemetry.security import TAG, sign_acknowledgement
 
 MAGIC = 0xF6
@@ -19,6 +21,8 @@ _ACK = struct.Struct("<BBxB16sIIQ")
 ACK = np.dtype(
     [("key_high", "<u8"), ("key_low", "<u8"), ("epoch", "<u4"), ("next", "<u4"), ("bitmap", "<u8")]
 )
+_WIRE = np.dtype([("magic", "u1"), ("version", "u1"), ("zero", "u1"), ("key_id", "u1"), *ACK.descr])
+LONGEST = _ACK.size + TAG
 
 
 class Ack(NamedTuple):
@@ -36,6 +40,26 @@ def encode(ack: Ack, key_id: int = 0, acknowledgement_key: bytes | None = None) 
     if acknowledgement_key is None:
         return octets
     return octets + sign_acknowledgement(octets, acknowledgement_key)
+
+
+def encode_many(
+    acks: npt.NDArray[np.void], key_id: Bytes, keys: list[bytes | None]
+) -> tuple[Bytes, Int64s]:
+    """n acknowledgements, of dtype ACK, as rows of octets and the length of each.
+
+    ``key_id`` has shape (n,); ``keys`` are the acknowledgement keys, None where it is 0.
+    """
+    rows = np.zeros((len(acks), LONGEST), np.uint8)
+    header = np.ndarray((len(acks),), _WIRE, rows, strides=(LONGEST,))
+    header["magic"], header["version"], header["key_id"] = MAGIC, VERSION, key_id
+    for name in ACK.names or ():
+        header[name] = acks[name]
+    lengths = np.where(key_id, LONGEST, _ACK.size)
+    for row, key in zip(rows, keys, strict=True):
+        if key is not None:
+            tag = sign_acknowledgement(row[: _ACK.size].tobytes(), key)
+            row[_ACK.size :] = np.frombuffer(tag, np.uint8)
+    return rows, lengths
 
 
 def decode(datagram: bytes, acknowledgement_key: bytes | None = None) -> Ack | None:

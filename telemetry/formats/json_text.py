@@ -10,10 +10,13 @@ import msgspec
 import numpy as np
 
 from telemetry import meter_id
+from telemetry.admission import Gate
 from telemetry.clock import plausible
 from telemetry.datagrams import Datagrams, Decoded, Envelopes, Tally
 from telemetry.formats.native import LONGEST
-from telemetry.readings import Readings, Status
+from telemetry.formats.native_checks import Sieve
+from telemetry.meter_index import UNKNOWN
+from telemetry.readings import Int64s, Readings, Status
 from telemetry.registers import BY_NAME, Quantity, Register
 from telemetry.rejects import Reason, RejectedError
 
@@ -24,17 +27,30 @@ _MILLISECOND = timedelta(milliseconds=1)
 _FIELDS = {"meter", "time", "registers", "epoch"}
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)  # decimals keep what was written
 Row = tuple[int, int, int, int, int, int, int]  # in the order of readings.COLUMNS
+_Head = tuple[int, int, int, object, dict[str, object]]  # halves, epoch, time, registers
 
 
-def decode(datagrams: Datagrams, arrival: int) -> Decoded:
+def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
     """Datagrams that arrived at ``arrival`` (ms, UTC): their readings and what was refused why."""
     tally = Tally()
+    heads: list[tuple[int, _Head]] = []
+    for row, datagram in enumerate(datagrams.each()):
+        try:
+            heads.append((row, _head(datagram)))
+        except RejectedError as rejected:
+            tally.refuse(rejected.reason)
+    named: Int64s = np.array([row for row, _ in heads], np.int64)
+    high, low = (np.array([head[half] for _, head in heads], np.uint64) for half in (0, 1))
+    sieve = Sieve(gate.ring, tally, np.ones(len(heads), np.bool_), gate.ring.meters(high, low))
+    sieve.refuse(Reason.NOT_ALLOWED, ~gate.allowed.takes(datagrams.sources[named], high, low))
+    sieve.refuse(Reason.UNSIGNED, sieve.meters != UNKNOWN)
     found: list[Row] = []
     rows: list[int] = []
     starts: list[int] = []
-    for row, datagram in enumerate(datagrams.each()):
+    for number in np.flatnonzero(sieve.passed).tolist():
+        row, head = heads[number]
         try:
-            own = decode_one(datagram, arrival)
+            own = _rows(head, arrival)
         except RejectedError as rejected:
             tally.refuse(rejected.reason)
         else:
@@ -61,7 +77,12 @@ def _columns(rows: list[Row]) -> Readings:
 
 
 def decode_one(datagram: bytes, arrival: int) -> list[Row]:
-    """The readings of one datagram; raises RejectedError with the reason."""
+    """The readings of one datagram that may come in; raises RejectedError with the reason."""
+    return _rows(_head(datagram), arrival)
+
+
+def _head(datagram: bytes) -> _Head:
+    """What can be said before it is known whether the datagram may come in: above all, whose."""
     if len(datagram) > LONGEST:
         raise RejectedError(Reason.OVERSIZED)
     body = _parse(datagram)
@@ -72,7 +93,12 @@ def decode_one(datagram: bytes, arrival: int) -> list[Row]:
         high, low = meter_id.halves(meter_id.to_octets(name))
     except ValueError:
         raise RejectedError(Reason.METER_ID) from None
-    time, status = _instant(body.get("time"), arrival)
+    return high, low, epoch, body.get("time"), registers
+
+
+def _rows(head: _Head, arrival: int) -> list[Row]:
+    high, low, epoch, said, registers = head
+    time, status = _instant(said, arrival)
     return [
         (high, low, epoch, register.code, status, time, raw) for register, raw in _values(registers)
     ]

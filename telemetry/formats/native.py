@@ -13,10 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from telemetry import meter_id
+from telemetry.admission import EVERYWHERE, Allowed, Gate
 from telemetry.clock import FUTURE_WINDOW, plausible
+from telemetry.datagrams import halves_of
+from telemetry.keys import KeyRing
+from telemetry.meter_index import UNKNOWN
 from telemetry.readings import DEVICE_BITS, Bytes, Status
 from telemetry.registers import BY_CODE
 from telemetry.rejects import Reason, RejectedError
+from telemetry.security import TAG, unseal
 
 MAGIC = 0xF5
 VERSION = 1
@@ -41,8 +46,10 @@ HEADER = np.dtype(
     ]
 )
 RECORD = np.dtype([("register", "<u2"), ("status", "<u2"), ("offset", "<i4"), ("value", "<i8")])
+_KEY_ID = 3  # the octet
 _HEADER = struct.Struct("<BBBB16sIIqB3s")
 _RECORD = struct.Struct("<HHiq")
+assert RECORD.itemsize == TAG  # so a signed datagram is as long as one of a record more
 MOST_RECORDS = (LONGEST - HEADER.itemsize) // RECORD.itemsize - 1  # room for a tag
 MOST_UNSIGNED = (LONGEST - HEADER.itemsize) // RECORD.itemsize
 
@@ -59,13 +66,17 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """A decoded datagram: who sent it, which of the sender's it is, and what it says."""
+    """A decoded datagram: who sent it, which of the sender's it is, and what it says.
+
+    ``key_id`` names the key that signed it; 0: none.
+    """
 
     octets: bytes
     epoch: int
     sequence: int
     acknowledge: bool
     records: tuple[Record, ...]
+    key_id: int = 0
 
 
 def encode(
@@ -117,9 +128,18 @@ def encode_same_shape(
     return rows
 
 
-def decode(datagram: bytes, arrival: int) -> Datagram:
+def key_ids(octets: Bytes) -> Bytes:
+    """Which keys signed n datagrams, the rows of ``octets``; 0: none."""
+    return octets[:, _KEY_ID]
+
+
+def decode(
+    datagram: bytes, arrival: int, gate: Gate | None = None, source: str = "127.0.0.1"
+) -> Datagram:
     """One datagram that arrived at ``arrival`` (ms, UTC), checked in the document's order.
 
+    ``source`` is the address that it came from. Without a gate all that is unsigned is taken, and
+    nothing that is signed.
     Raises RejectedError with the reason.
     """
     if not datagram or datagram[0] != MAGIC:
@@ -133,23 +153,47 @@ def decode(datagram: bytes, arrival: int) -> Datagram:
     )
     if version != VERSION:
         raise RejectedError(Reason.VERSION)
-    if flags & ~KNOWN_FLAGS or any(reserved):
+    if flags & ~KNOWN_FLAGS or any(reserved) or (flags & FLAG_ENCRYPTED and not key_id):
         raise RejectedError(Reason.FLAGS)
-    if key_id or flags & FLAG_ENCRYPTED:
-        raise RejectedError(Reason.SECURITY)
-    if count == 0 or len(datagram) != _HEADER.size + count * _RECORD.size:
+    tag = TAG if key_id else 0
+    if count == 0 or len(datagram) != _HEADER.size + count * _RECORD.size + tag:
         raise RejectedError(Reason.COUNT)
     try:
         meter_id.to_name(octets)
     except ValueError:
         raise RejectedError(Reason.METER_ID) from None
+    datagram = _in_clear(
+        datagram, arrival, gate or Gate(Allowed(EVERYWHERE), KeyRing.empty()), source
+    )
     raw = list(_RECORD.iter_unpack(datagram[_HEADER.size :]))
     if any(register not in BY_CODE for register, *_ in raw):
         raise RejectedError(Reason.REGISTER)
     if any(not BY_CODE[r].minimum <= value <= BY_CODE[r].maximum for r, _, _, value in raw):
         raise RejectedError(Reason.VALUE)
     records = tuple(_record(fields, base, arrival) for fields in raw)
-    return Datagram(octets, epoch, sequence, bool(flags & FLAG_ACKNOWLEDGE), records)
+    return Datagram(octets, epoch, sequence, bool(flags & FLAG_ACKNOWLEDGE), records, key_id=key_id)
+
+
+def _in_clear(datagram: bytes, arrival: int, gate: Gate, source: str) -> bytes:
+    """The header and the records in clear, of a datagram that may come in."""
+    key_id = datagram[_KEY_ID]
+    high, low = np.frombuffer(datagram, "<u8", 2, 4)[:, None].astype(np.uint64)
+    meters = gate.ring.meters(high, low)
+    if not key_id:
+        if not gate.allowed.takes(halves_of(source)[None], high, low)[0]:
+            raise RejectedError(Reason.NOT_ALLOWED)
+        if meters[0] != UNKNOWN:
+            raise RejectedError(Reason.UNSIGNED)
+        return datagram
+    (key,) = keys = gate.ring.keys(meters, np.array([key_id], np.uint8))
+    if key == UNKNOWN:
+        raise RejectedError(Reason.UNKNOWN_KEY)
+    if gate.ring.expired(keys, arrival)[0]:
+        raise RejectedError(Reason.EXPIRED)
+    clear = unseal(datagram, gate.ring.cipher(int(key)))
+    if clear is None:
+        raise RejectedError(Reason.FORGED)
+    return clear
 
 
 def _record(fields: tuple[int, int, int, int], base: int, arrival: int) -> Record:

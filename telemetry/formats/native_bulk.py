@@ -1,35 +1,27 @@
-"""Many native datagrams decoded at once, as columns: no Python loop over datagrams or readings."""
+"""Many native datagrams decoded at once, as columns: no Python loop but over the signed."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from telemetry import meter_id
+from telemetry.admission import Gate
 from telemetry.clock import EARLIEST, FUTURE_WINDOW
 from telemetry.datagrams import Datagrams, Decoded, Envelopes, Mark, Tally
-from telemetry.formats.native import (
-    FLAG_ACKNOWLEDGE,
-    FLAG_ENCRYPTED,
-    HEADER,
-    KNOWN_FLAGS,
-    LONGEST,
-    MAGIC,
-    RECORD,
-    VERSION,
-)
-from telemetry.readings import DEVICE_BITS, Bytes, Int64s, Readings, Status
+from telemetry.formats.native import FLAG_ACKNOWLEDGE, HEADER, LONGEST, MAGIC, RECORD
+from telemetry.formats.native_checks import Shape, Sieve, all_plain, sift
+from telemetry.readings import DEVICE_BITS, Bytes, Int64s, Readings, Status, UInt64s
 from telemetry.registers import MAXIMA, MINIMA
 from telemetry.rejects import Reason
 
 _SHORTEST = HEADER.itemsize + RECORD.itemsize
-_NUMBERED, _ACKNOWLEDGE = np.uint8(Mark.NUMBERED), np.uint8(Mark.ACKNOWLEDGE)
+_NUMBERED, _ACKNOWLEDGE, _SIGNED = (
+    np.uint8(mark) for mark in (Mark.NUMBERED, Mark.ACKNOWLEDGE, Mark.SIGNED)
+)
 _COLLECTOR_TIME = np.uint16(Status.ARRIVAL_TIME)
 
 
-def decode(datagrams: Datagrams, arrival: int) -> Decoded:
+def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
     """Datagrams that arrived at ``arrival`` (ms, UTC): their readings and what was refused why.
 
     Agrees with ``native.decode`` on any bytes.
@@ -39,11 +31,11 @@ def decode(datagrams: Datagrams, arrival: int) -> Decoded:
         return Decoded.nothing(Tally())
     length = int(lengths[0])
     if _SHORTEST <= length <= LONGEST and (lengths == length).all():
-        return _decode_same_length(datagrams.octets, length, arrival)
-    return _decode_mixed(datagrams, arrival)
+        return _decode_same_length(datagrams.octets, length, datagrams.sources, arrival, gate)
+    return _decode_mixed(datagrams, arrival, gate)
 
 
-def _decode_mixed(datagrams: Datagrams, arrival: int) -> Decoded:
+def _decode_mixed(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
     lengths, first = datagrams.lengths, datagrams.octets[:, 0]
     foreign = (lengths == 0) | (first != MAGIC)
     short = ~foreign & (lengths < _SHORTEST)
@@ -62,42 +54,53 @@ def _decode_mixed(datagrams: Datagrams, arrival: int) -> Decoded:
     parts: list[tuple[Decoded, Int64s]] = []
     for length in np.unique(lengths[fits]).tolist():
         rows = np.flatnonzero(fits & (lengths == length))
-        parts.append((_decode_same_length(datagrams.octets[rows, :length], length, arrival), rows))
+        octets, sources = datagrams.octets[rows, :length], datagrams.sources[rows]
+        parts.append((_decode_same_length(octets, length, sources, arrival, gate), rows))
     return Decoded.merge(parts, tally)
 
 
-def _decode_same_length(octets: Bytes, length: int, arrival: int) -> Decoded:
+def _decode_same_length(
+    octets: Bytes, length: int, sources: UInt64s, arrival: int, gate: Gate
+) -> Decoded:
     """Datagrams of one length, the rows of ``octets``, of which the first ``length`` count."""
-    count, stride = octets.shape[0], octets.strides[0]
-    header = np.ndarray((count,), HEADER, octets, strides=(stride,))
-    each, remainder = divmod(length - HEADER.itemsize, RECORD.itemsize)
+    shape = all_plain(octets, length, sources, gate)
+    if shape is not None:
+        return _decode_shape(shape, arrival, gate)
+    tally = Tally()
+    shapes = sift(octets, length, sources, arrival, gate, tally)
+    return Decoded.merge([(_decode_shape(one, arrival, gate), one.place) for one in shapes], tally)
+
+
+def _decode_shape(shape: Shape, arrival: int, gate: Gate) -> Decoded:
+    """The readings of what came in; ``rows`` of the answer are those of the shape."""
+    count, stride, each = shape.octets.shape[0], shape.octets.strides[0], shape.each
+    header = np.ndarray((count,), HEADER, shape.octets, strides=(stride,))
     records = np.ndarray(
-        (count, each), RECORD, octets, offset=HEADER.itemsize, strides=(stride, RECORD.itemsize)
+        (count, each),
+        RECORD,
+        shape.octets,
+        offset=HEADER.itemsize,
+        strides=(stride, RECORD.itemsize),
     )
-    # Magic, version, flags and key id as one word, count and reserved as another.
-    start = np.ndarray((count,), "<u4", octets, strides=(stride,))
-    end = np.ndarray((count,), "<u4", octets, offset=36, strides=(stride,))
-    key_high, key_low = header["key_high"].copy(), header["key_low"].copy()
+    key_high, key_low = shape.high, shape.low
     register, value = records["register"].astype(np.intp), records["value"].astype(np.int64)
     code = np.minimum(register, len(MAXIMA) - 1)
     low, high = MINIMA[code], MAXIMA[code]
-    plain = (start & ~np.uint32(0x010000)) == (MAGIC | VERSION << 8)
-    good = (
-        plain
-        & (end == each)
-        & meter_id.valid(key_high, key_low)
-        & ((value >= low) & (value <= high)).all(axis=1)
-    )
+    wrong = (value < low) | (value > high)
     tally = Tally()
-    place: Int64s = np.arange(count, dtype=np.int64)
-    if remainder or not good.all():
-        place = _accepted(header, each if not remainder else None, low, high, value, tally)
-        if not len(place):
+    rows: Int64s = np.arange(count, dtype=np.int64)
+    if wrong.any():
+        passed, meters = np.ones(count, np.bool_), gate.ring.meters(key_high, key_low)
+        sieve = Sieve(gate.ring, tally, passed, meters)
+        sieve.refuse(Reason.REGISTER, (high < low).any(axis=1))
+        sieve.refuse(Reason.VALUE, wrong.any(axis=1))
+        rows = np.flatnonzero(sieve.passed)
+        if not len(rows):
             return Decoded.nothing(tally)
-        header, records = header[place], records[place]
-        key_high, key_low = key_high[place], key_low[place]
-        register, value = register[place], value[place]
-        count = len(place)
+        header, records = header[rows], records[rows]
+        key_high, key_low = key_high[rows], key_low[rows]
+        register, value = register[rows], value[rows]
+        count = len(rows)
     tally.accepted += count
     time, status = _times(header["base"].astype(np.int64), records, arrival)
     readings = Readings(
@@ -110,15 +113,16 @@ def _decode_same_length(octets: Bytes, length: int, arrival: int) -> Decoded:
         value=value.ravel(),
     )
     wanted = (header["flags"] & FLAG_ACKNOWLEDGE) != 0
+    marks = _NUMBERED | _SIGNED if shape.signed else _NUMBERED
     envelopes = Envelopes(
         key_high,
         key_low,
         header["epoch"].astype(np.uint32),
         header["sequence"].astype(np.uint32),
         np.full(count, each, np.uint16),
-        np.where(wanted, _NUMBERED | _ACKNOWLEDGE, _NUMBERED),
+        np.where(wanted, marks | _ACKNOWLEDGE, marks),
     )
-    return Decoded(readings, envelopes, place, tally)
+    return Decoded(readings, envelopes, rows, tally)
 
 
 def _times(
@@ -137,33 +141,3 @@ def _times(
         time[ahead] = arrival
         status[ahead] |= _COLLECTOR_TIME
     return time, status
-
-
-def _accepted(
-    header: npt.NDArray[np.void],
-    each: int | None,
-    low: Int64s,
-    high: Int64s,
-    value: Int64s,
-    tally: Tally,
-) -> Int64s:
-    """The rows that pass every check; each other one is counted under the first that it fails.
-
-    ``each`` is how many records the length leaves room for, None when it is not a whole number.
-    """
-    flags = header["flags"]
-    checks: tuple[tuple[Reason, Any], ...] = (
-        (Reason.FOREIGN, header["magic"] != MAGIC),
-        (Reason.VERSION, header["version"] != VERSION),
-        (Reason.FLAGS, (flags & ~np.uint8(KNOWN_FLAGS) != 0) | header["reserved"].any(axis=1)),
-        (Reason.SECURITY, (header["key_id"] != 0) | (flags & FLAG_ENCRYPTED != 0)),
-        (Reason.COUNT, (header["count"] != each) | (header["count"] == 0)),
-        (Reason.METER_ID, ~meter_id.valid(header["key_high"], header["key_low"])),
-        (Reason.REGISTER, (high < low).any(axis=1)),
-        (Reason.VALUE, ((value < low) | (value > high)).any(axis=1)),
-    )
-    passed = np.ones(len(header), np.bool_)
-    for reason, failed in checks:
-        tally.refuse(reason, int((passed & failed).sum()))
-        passed &= ~failed
-    return np.flatnonzero(passed)

@@ -47,6 +47,14 @@ def test_grow_prints_costs_and_answers_at_each_size(tmp_path: Path) -> None:
     )
 
 
+def test_forged_prints_what_is_rejected_lost_and_sent_out() -> None:
+    printed = run("forged", "--datagrams", "6000", "--rate", "2000")
+    assert printed.count("real ones lost: 0; datagrams sent out: 0") == 3
+    assert "rejected 2,000 {'unknown_key': 2000}, 0 dropped" in printed
+    assert "rejected 2,000 {'forged': 2000}, 0 dropped" in printed
+    assert "rejected 2,000 {'unknown_key': 1000, 'forged': 1000}, 0 dropped" in printed
+
+
 @pytest.mark.parametrize("batch", [1, 7, 96])
 def test_homes_are_the_same_in_any_batches(batch: int) -> None:
     start = 1_700_000_000_000 // STEP_MS * STEP_MS

@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from cli import config
-from cli.config import Address, Config, ConfigError, Listener
+from cli.config import Address, Config, ConfigError
+from cli.config_listeners import Listener
 from cli.config_retention import Retention, RetentionGroup
 from cli.main import main
 from storage.engine import Database
@@ -89,6 +90,12 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
         ('currency = "€"', "currency", "€"),
         ("billing_day = 31", "billing_day", 31),
         ("[[listeners]]\n[[listeners]]\nport=7", "listeners", (Listener(), Listener(port=7))),
+        (
+            '[[listeners]]\nnetworks=["10.0.0.0/8", "fe80::/10"]\nmeters=["lab-*"]',
+            "listeners",
+            (Listener(networks=("10.0.0.0/8", "fe80::/10"), meters=("lab-*",)),),
+        ),
+        ("[[listeners]]\nnetworks=[]", "listeners", (Listener(networks=()),)),
         (
             '[[listeners]]\naddress="::"\nport=0\nformat="json"',
             "listeners",
@@ -197,6 +204,19 @@ WRONG = [
     ("price = 1\nlisteners = []", "FILE:2: listeners: there must be one at least"),
     ('[[listeners]]\nformat = "xml"', "FILE:2: listeners.0.format: known formats: native, json"),
     ('[[listeners]]\naddress = ""', "FILE:2: listeners.0.address: must not be empty"),
+    (
+        '[[listeners]]\nport=1\nnetworks = ["::1/128", "10.0.0.0/33"]',
+        "FILE:3: listeners.0.networks: '10.0.0.0/33' does not appear to be an IPv4 or IPv6 "
+        "network: a network is written like 192.168.7.0/24 or fe80::/10",
+    ),
+    (
+        '[[listeners]]\nnetworks = ["10.0.0.1/8"]',
+        "FILE:2: listeners.0.networks: 10.0.0.1/8 has host bits set: a network is written like "
+        "192.168.7.0/24 or fe80::/10",
+    ),
+    ('[[listeners]]\nnetworks = ""', "FILE:2: listeners.0.networks: expected `array`, got `str`"),
+    ('[[listeners]]\n\nmeters = [""]', "FILE:3: listeners.0.meters: must not be empty"),
+    ("[[listeners]]\nmeters = [5]", "FILE:2: listeners.0.meters.0: expected `str`, got `int`"),
     ('[http]\naddress = ""', "FILE:2: http.address: must not be empty"),
     (
         '[[listeners]]\nport=1\n\n[[listeners]]\naddress="::"\nport=70000',
@@ -346,6 +366,7 @@ def test_the_document_names_every_key_and_its_default() -> None:
         names = dict(zip(made.__struct_encode_fields__, made.__struct_fields__, strict=True))
         for key, said in rows.items():
             default = getattr(made, names[key])
+            default = list(default) if default and isinstance(default, tuple) else default
             if default is not None and re.fullmatch(r"`[^`]*`", said):
                 assert tomllib.loads(f"x = {said.strip('`')}")["x"] in (default, str(default))
     plain = {key for key, said in own.items() if not said.startswith("`")}

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from telemetry import meter_id
 from telemetry.clock import EARLIEST, FUTURE_WINDOW
-from telemetry.datagrams import Datagrams, Decoded
+from telemetry.datagrams import Datagrams, Decoded, halves_of
 from telemetry.formats import FORMATS, json_text, native, native_bulk
 from telemetry.readings import COLUMNS, Readings, Status
 from telemetry.registers import BY_CODE, REGISTERS
 from telemetry.rejects import Reason, RejectedError
+from tests.telemetry.rings import open_gate
 
+OPEN = open_gate()
 ARRIVAL = 1_795_428_900_000
 I32, I64 = 2**31, 2**63
 LAYOUT, ROW = struct.Struct("<BBBB16sIIqB3s"), struct.Struct("<HHiq")
@@ -65,7 +67,7 @@ def one_by_one(
 
 
 def agree(datagrams: list[bytes], arrival: int = ARRIVAL) -> None:
-    decoded = native_bulk.decode(Datagrams.of(datagrams), arrival)
+    decoded = native_bulk.decode(Datagrams.of(datagrams), arrival, OPEN)
     found, places, accepted, refused = one_by_one(datagrams, arrival)
     assert rows(decoded.readings) == found
     assert places_of(decoded) == places
@@ -187,7 +189,7 @@ def test_on_mutated_datagrams_of_one_length(first: bytes, others: list[bytes]) -
 @given(st.lists(good, min_size=1, max_size=4))
 def test_on_datagrams_with_extreme_times_all_accepted(datagrams: list[bytes]) -> None:
     agree(datagrams)
-    decoded = native_bulk.decode(Datagrams.of(datagrams), ARRIVAL)
+    decoded = native_bulk.decode(Datagrams.of(datagrams), ARRIVAL, OPEN)
     assert decoded.tally.accepted == len(datagrams)
     assert (decoded.readings.time <= ARRIVAL + FUTURE_WINDOW).all()
     assert (decoded.readings.time >= EARLIEST - I32).all()
@@ -256,11 +258,12 @@ def test_what_lies_behind_a_datagram_does_not_matter(datagram: bytes, filling: i
     """The receiver's rows are used again and again, and hold what came before."""
     octets = np.full((3, 1280), filling, np.uint8)
     octets[1, : len(datagram)] = np.frombuffer(datagram, np.uint8)
-    datagrams = Datagrams(octets, np.array([0, len(datagram), 0], np.int64))
+    lengths = np.array([0, len(datagram), 0], np.int64)
+    datagrams = Datagrams(octets, lengths, np.tile(halves_of("::1"), (3, 1)))
     for name in ("native", "auto"):
         if name == "auto" and datagram[:1] in (b"{", b" ", b"\t", b"\r", b"\n"):
             continue
-        decoded = FORMATS[name].decode(datagrams, ARRIVAL)
+        decoded = FORMATS[name].decode(datagrams, ARRIVAL, OPEN)
         found, places, accepted, refused = one_by_one([b"", datagram, b""], ARRIVAL)
         assert rows(decoded.readings) == found
         assert places_of(decoded) == places
@@ -272,7 +275,7 @@ def test_what_lies_behind_a_datagram_does_not_matter(datagram: bytes, filling: i
 def test_readings_do_not_change_when_the_rows_are_used_again(datagram: bytes) -> None:
     for batch in ([datagram], [datagram, datagram[:-16], datagram]):
         datagrams = Datagrams.of(batch)
-        decoded = native_bulk.decode(datagrams, ARRIVAL)
+        decoded = native_bulk.decode(datagrams, ARRIVAL, OPEN)
         before = rows(decoded.readings)
         datagrams.octets[:] = 0xFF
         assert rows(decoded.readings) == before
@@ -369,7 +372,7 @@ def test_what_has_no_place_in_a_datagram_is_not_encoded(
 
 def take_or_count(datagram: bytes, arrival: int = ARRIVAL) -> None:
     for name in ("json", "auto"):
-        decoded = FORMATS[name].decode(Datagrams.of([datagram]), arrival)
+        decoded = FORMATS[name].decode(Datagrams.of([datagram]), arrival, OPEN)
         refused = decoded.tally.refused.total()
         assert decoded.tally.accepted + refused == 1
         assert bool(len(decoded.readings)) == (not refused)
@@ -477,7 +480,7 @@ def test_any_bytes_are_taken_or_counted(datagram: bytes) -> None:
 def test_a_listener_of_both_formats_does_what_each_alone_would_in_order(
     datagrams: list[bytes],
 ) -> None:
-    decoded = FORMATS["auto"].decode(Datagrams.of(datagrams), ARRIVAL)
+    decoded = FORMATS["auto"].decode(Datagrams.of(datagrams), ARRIVAL, OPEN)
     expected: list[Row] = []
     places: list[int] = []
     refused: Counter[Reason] = Counter()
@@ -486,7 +489,7 @@ def test_a_listener_of_both_formats_does_what_each_alone_would_in_order(
         if known is None:
             refused[Reason.FOREIGN] += 1
             continue
-        alone = known.decode(Datagrams.of([datagram]), ARRIVAL)
+        alone = known.decode(Datagrams.of([datagram]), ARRIVAL, OPEN)
         refused.update(alone.tally.refused)
         expected += rows(alone.readings)
         places += [place] * len(alone.readings)
@@ -507,9 +510,9 @@ def test_a_json_datagram_says_what_the_native_one_says(
         f'{{"meter":"kitchen","epoch":{epoch},"time":{instant // 1000}.{instant % 1000:03},'
         f'"registers":{{"{register.name}":{register.value(raw)}}}}}'
     )
-    by_json = json_text.decode(Datagrams.of([text.encode()]), ARRIVAL).readings
+    by_json = json_text.decode(Datagrams.of([text.encode()]), ARRIVAL, OPEN).readings
     datagram = native.encode(KITCHEN, epoch, 0, [native.Record(register.code, instant, raw)])
-    by_native = native_bulk.decode(Datagrams.of([datagram]), ARRIVAL).readings
+    by_native = native_bulk.decode(Datagrams.of([datagram]), ARRIVAL, OPEN).readings
     assert rows(by_json) == rows(by_native)
 
 
@@ -567,11 +570,11 @@ def test_a_hostile_datagram_takes_no_time(datagram: bytes) -> None:
     assert len(datagram) <= 1232
     take_or_count(datagram)
     datagrams = Datagrams.of([datagram])
-    assert milliseconds(lambda: json_text.decode(datagrams, ARRIVAL)) < 3
+    assert milliseconds(lambda: json_text.decode(datagrams, ARRIVAL, OPEN)) < 3
 
 
 def test_a_batch_of_every_length_takes_little_time() -> None:
     """Each length is decoded apart: a sender that varies it must not stop the receiver."""
     start = native.encode(KITCHEN, 7, 42, [RECORD])
     batch = Datagrams.of([(start + bytes(1232))[: 56 + n % 1177] for n in range(4096)])
-    assert milliseconds(lambda: native_bulk.decode(batch, ARRIVAL)) < 200
+    assert milliseconds(lambda: native_bulk.decode(batch, ARRIVAL, OPEN)) < 200

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -10,19 +11,34 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from telemetry import receiver
-from telemetry.bulk_udp import BulkSender, kernel_drops
-from telemetry.formats import FORMATS, native
+from telemetry import meter_id, receiver
+from telemetry.admission import LOOPBACK, Allowed
+from telemetry.bulk_udp import BulkSender, kernel_drops, name_of
+from telemetry.counts import Counts
+from telemetry.datagrams import Envelopes, Mark
+from telemetry.formats import FORMATS, ack, native
+from telemetry.formats.ack import ACK
+from telemetry.keys import KeyRing
 from telemetry.readings import Bytes, Readings, Status
 from telemetry.receiver import Listener, bind, describe, receive
 from telemetry.registers import ENERGY_IMPORT
 from telemetry.rejects import Reason
+from telemetry.replies import Replies
+from telemetry.security import seal
+from tests.telemetry.rings import KEYS, MASTER, ring_of
 
 NOW = 1_795_428_900_000
+NOBODY_S = KeyRing.empty()
+RING = ring_of(KEYS, MASTER)
 KITCHEN = b"kitchen".ljust(16, b"\0")
 JSON = b'{"meter":"kitchen","registers":{"energy_import":%d}}'
+
+
+def no_keys() -> KeyRing:
+    return NOBODY_S
 
 
 @dataclass
@@ -34,15 +50,28 @@ class Kept:
     held: int = 0
     calls: list[str] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
+    envelopes: list[Envelopes] = field(default_factory=list)
+    counted: list[Counts] = field(default_factory=list)
+    durable: list[npt.NDArray[np.void]] = field(default_factory=list)
 
     def full(self) -> bool:
         self.threads.add(threading.get_ident())
         return self.held >= self.most
 
-    def put(self, readings: Readings) -> None:
+    def put(self, envelopes: Envelopes, readings: Readings) -> None:
         self._called("put")
+        assert int(envelopes.count.sum()) == len(readings)
+        self.envelopes.append(envelopes)
         self.parts.append(readings)
         self.held += len(readings)
+
+    def count(self, counts: Counts) -> None:
+        self._called("count")
+        self.counted.append(counts)
+
+    def acknowledgements(self) -> npt.NDArray[np.void]:
+        self.threads.add(threading.get_ident())
+        return self.durable.pop() if self.durable else np.empty(0, ACK)
 
     def tick(self) -> float:
         self._called("tick")
@@ -88,10 +117,15 @@ def listen() -> Iterator[Open]:
     with ExitStack() as stack:
 
         def open_(
-            format_: str = "native", *, portable: bool = False, address: str = "127.0.0.1"
+            format_: str = "native",
+            *,
+            portable: bool = False,
+            address: str = "127.0.0.1",
+            allowed: Allowed | None = None,
         ) -> Listener:
             sock = stack.enter_context(bind(address, 0))
-            return Listener(sock, FORMATS[format_], portable=portable)
+            allowed = allowed or Allowed(LOOPBACK)
+            return Listener(sock, FORMATS[format_], allowed, portable=portable)
 
         yield open_
 
@@ -104,14 +138,16 @@ def sender_to(listener: Listener) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def receiving(sink: Kept, *listeners: Listener) -> Iterator[None]:
+def receiving(
+    sink: Kept, *listeners: Listener, keys: Callable[[], KeyRing] = no_keys
+) -> Iterator[None]:
     """``receive`` in a thread of its own; it is stopped, and must stop, at the end."""
     stop = threading.Event()
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            receive(list(listeners), sink, stop, lambda: NOW / 1000)
+            receive(list(listeners), sink, stop, keys, lambda: NOW / 1000)
         except BaseException as error:
             failed.append(error)
             raise
@@ -149,7 +185,7 @@ def test_everything_sent_arrives_once_and_is_counted(listen: Open, portable: boo
         Reason.OVERSIZED: one(0) + bytes(1177),
         Reason.VERSION: b"\xf5\x02" + one(0)[2:],
         Reason.FLAGS: b"\xf5\x01\x80" + one(0)[3:],
-        Reason.SECURITY: b"\xf5\x01\x00\x01" + one(0)[4:],
+        Reason.UNKNOWN_KEY: b"\xf5\x01\x00\x01" + one(0)[4:] + bytes(16),
         Reason.COUNT: one(0) + b"\0",
         Reason.METER_ID: one(0)[:4] + bytes(16) + one(0)[20:],
         Reason.REGISTER: one(0)[:40] + b"\xff\xff" + one(0)[42:],
@@ -252,10 +288,10 @@ def test_stop_takes_what_is_waiting(listen: Open, portable: bool) -> None:
         assert BulkSender(sock).send(numbered(count)) == count
     stop = threading.Event()
     stop.set()
-    receive([listener], sink, stop)
+    receive([listener], sink, stop, no_keys)
     assert sink.values == list(range(count))
     assert listener.received == count
-    assert (sink.calls.count("tick"), sink.calls[-1]) == (1, "close")
+    assert sink.calls[-3:] == ["count", "tick", "close"]
 
 
 def test_stop_at_a_full_sink_puts_nothing_more_into_it(listen: Open) -> None:
@@ -264,7 +300,7 @@ def test_stop_at_a_full_sink_puts_nothing_more_into_it(listen: Open) -> None:
         sock.send(one(1))
     stop = threading.Event()
     stop.set()
-    receive([listener], sink, stop)
+    receive([listener], sink, stop, no_keys)
     assert sink.calls == ["tick", "close"]
     assert listener.received == 0
 
@@ -275,8 +311,8 @@ class Followed(Kept):
 
     sock: socket.socket | None = None
 
-    def put(self, readings: Readings) -> None:
-        super().put(readings)
+    def put(self, envelopes: Envelopes, readings: Readings) -> None:
+        super().put(envelopes, readings)
         assert self.sock
         assert self.held < 100, "it goes on and on"
         self.sock.send(one(self.held))
@@ -290,9 +326,9 @@ def test_stop_comes_to_an_end_while_datagrams_go_on_arriving(listen: Open, porta
     with sender_to(listener) as sock:
         sink = Followed(sock=sock)
         sock.send(one(0))
-        receive([listener], sink, stop)
+        receive([listener], sink, stop, no_keys)
     assert sink.values == [0]
-    assert sink.calls == ["put", "tick", "close"]
+    assert sink.calls == ["put", "count", "tick", "close"]
 
 
 def test_what_goes_on_arriving_does_not_keep_the_sink_from_its_turn(
@@ -307,7 +343,7 @@ def test_what_goes_on_arriving_does_not_keep_the_sink_from_its_turn(
     with sender_to(listener) as sock:
         sink = Followed(sock=sock)
         sock.send(one(0))
-        receive([listener], sink, stop)
+        receive([listener], sink, stop, no_keys)
     assert listener.holds <= len(sink.values) <= 2 * listener.holds + 1
 
 
@@ -392,7 +428,8 @@ def test_the_sentence_on_the_buffer(listen: Open, address: str, shown: str) -> N
     port = listener.sock.getsockname()[1]
     given = listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     found = re.fullmatch(
-        rf"listening on udp {re.escape(shown)}:{port} for auto datagrams; the socket buffer of "
+        rf"listening on udp {re.escape(shown)}:{port} for auto datagrams, "
+        r"unsigned ones only from 127.0.0.0/8 and ::1/128; the socket buffer of "
         r"(\d+) KiB holds (\d+) small datagrams: (\d+\.\d\d) s at 100,000 a second",
         describe(listener),
     )
@@ -418,12 +455,13 @@ def test_the_buffer_really_holds_what_the_sentence_says(
 def test_the_busiest_second(listen: Open) -> None:
     listener, sink = listen(), Kept()
     with sender_to(listener) as sock:
+        replies = Replies({listener.sock: False})
 
         def arrive(count: int, now: float) -> float:
             BulkSender(sock).send(numbered(count))
             taken = 0
             while taken < count:
-                taken += listener.take(sink, NOW)
+                taken += listener.take(sink, replies, NOW)
             listener.measure(now)
             return listener.busiest
 
@@ -466,3 +504,173 @@ def test_an_address_that_cannot_be_had_leaves_no_socket_behind(listen: Open) -> 
     port = listen().sock.getsockname()[1]
     with pytest.raises(OSError, match="in use"):
         bind("127.0.0.1", port)  # an unclosed socket would be a warning, and so an error
+
+
+# Who gets in, who is told, what is counted.
+
+
+def signed_one(value: int, key_id: int = 1, *, acknowledge: bool = False) -> bytes:
+    octets = KEYS[0][0]
+    record = native.Record(ENERGY_IMPORT, NOW, value)
+    datagram = native.encode(octets, 0, value, [record], acknowledge=acknowledge)
+    row = next(row for row, key in enumerate(KEYS) if key[:2] == (octets, key_id))
+    return seal(datagram, key_id, RING.cipher(row))
+
+
+@ways
+@pytest.mark.parametrize("name", FORMATS)
+def test_unsigned_datagrams_come_from_allowed_networks_only(
+    listen: Open, portable: bool, name: str
+) -> None:
+    home = listen(name, portable=portable)
+    away = listen(name, portable=portable, allowed=Allowed(["10.0.0.0/8", "::/0"]))
+    sink = Kept()
+    datagram = JSON % 5 if name == "json" else one(5)
+    with sender_to(home) as to_home, sender_to(away) as to_away, receiving(sink, home, away):
+        for sock in (to_home, to_away):
+            sock.send(datagram)
+        wait_until(lambda: home.received + away.received == 2)
+    assert (home.tally.accepted, away.tally.accepted) == (1, 0)
+    assert away.tally.refused == {Reason.NOT_ALLOWED: 1}
+    assert sink.values == [5]
+
+
+@ways
+def test_keys_are_looked_at_again_and_again(listen: Open, portable: bool) -> None:
+    listener, sink = listen(portable=portable, allowed=Allowed([])), Kept()
+    rings = [KeyRing.empty()]
+    with sender_to(listener) as sock, receiving(sink, listener, keys=lambda: rings[0]):
+        sock.send(signed_one(1))
+        wait_until(lambda: listener.received == 1)
+        assert listener.tally.refused == {Reason.UNKNOWN_KEY: 1}
+        rings[0] = RING
+        wait_until(lambda: listener.gate.ring is RING, within=3)
+        sock.send(signed_one(2))
+        wait_until(lambda: listener.received == 2)
+        rings[0] = KeyRing.empty()
+        wait_until(lambda: listener.gate.ring is not RING, within=3)
+        sock.send(signed_one(3))
+        wait_until(lambda: listener.received == 3)
+    assert sink.values == [2]
+    assert [part.marks.tolist() for part in sink.envelopes] == [[Mark.NUMBERED | Mark.SIGNED]]
+
+
+@ways
+def test_a_meter_is_told_what_became_durable(listen: Open, portable: bool) -> None:
+    listener, sink = listen("auto", portable=portable), Kept()
+    key = RING.acknowledgement_key(1)
+    with (
+        sender_to(listener) as quiet,
+        sender_to(listener) as sock,
+        receiving(sink, listener, keys=lambda: RING),
+    ):
+        quiet.send(one(9))
+        sock.send(signed_one(7, 2, acknowledge=True))
+        wait_until(lambda: listener.received == 2)
+        rows = [(*meter_id.halves(octets), 0, 8, 0) for octets in (KEYS[0][0], KITCHEN)]
+        sink.durable.append(np.array(rows, ACK))
+        sock.settimeout(5)
+        assert ack.decode(sock.recv(100), key) == ack.Ack(KEYS[0][0], 0, 8, 0)
+        quiet.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            quiet.recv(100)
+
+
+def test_what_becomes_durable_when_the_sink_closes_is_told(listen: Open) -> None:
+    class Last(Kept):
+        def close(self) -> None:
+            super().close()
+            self.durable.append(np.array([(*meter_id.halves(KITCHEN), 0, 1, 0)], ACK))
+
+    listener, sink = listen(), Last()
+    with sender_to(listener) as sock:
+        record = native.Record(ENERGY_IMPORT, NOW, 1)
+        with receiving(sink, listener):
+            sock.send(native.encode(KITCHEN, 0, 0, [record], acknowledge=True))
+            wait_until(lambda: listener.received == 1)
+        sock.settimeout(5)
+        assert ack.decode(sock.recv(100)) == ack.Ack(KITCHEN, 0, 1, 0)
+
+
+def summed(sink: Kept) -> tuple[Counter[str], Counter[str], Counter[tuple[int, int, str]]]:
+    """All counts that were handed over: by what, by reason, by meter and reason."""
+    counts, refused, meters = Counter[str](), Counter[str](), Counter[tuple[int, int, str]]()
+    for handed in sink.counted:
+        for of in handed.listeners:
+            counts.update(accepted=of.accepted, back_pressure=of.back_pressure)
+            refused.update(of.refused)
+        for high, low, reason, count in handed.meters:
+            meters[high, low, reason] += count
+    return counts, refused, meters
+
+
+def test_counts_are_handed_over_once(listen: Open) -> None:
+    listener, sink = listen(), Kept()
+    host, port = listener.sock.getsockname()
+    boiler = KEYS[0][0]
+    with sender_to(listener) as sock, receiving(sink, listener, keys=lambda: RING):
+        for number in range(30):
+            sock.send(one(number))
+            sock.send(signed_one(number))
+            sock.send(signed_one(number)[:-1] + b"\0" * (number != -1))
+            sock.send(b"x")
+            sock.send(native.encode(boiler, 0, 0, [native.Record(ENERGY_IMPORT, NOW, 1)]))
+            time.sleep(0.08)
+        wait_until(lambda: listener.received == 150)
+        assert len(sink.counted) >= 2  # about once a second, not only at the end
+    counts, refused, meters = summed(sink)
+    forged = listener.tally.refused[Reason.FORGED]
+    assert 28 <= forged <= 30  # a tag may end in a zero octet
+    assert counts == {"accepted": listener.tally.accepted, "back_pressure": 0}
+    assert listener.tally.accepted == 90 - forged
+    assert refused == {"forged": forged, "foreign": 30, "unsigned": 30}
+    halves = meter_id.halves(boiler)
+    assert meters == {(*halves, "forged"): forged, (*halves, "unsigned"): 30}
+    names = {(of.listener, of.socket) for handed in sink.counted for of in handed.listeners}
+    assert names == {(f"udp {host}:{port}", name_of(listener.sock))}
+    assert not listener.tally.meters
+
+
+def test_where_nothing_happens_nothing_is_handed_over(listen: Open) -> None:
+    sink = Kept()
+    with receiving(sink, listen()):
+        time.sleep(1.3)
+    assert sink.counted == []
+
+
+def test_sockets_have_names_of_their_own(listen: Open) -> None:
+    first, second = listen().sock, listen().sock
+    assert name_of(first) != name_of(second)
+    with socket.socket(fileno=os.dup(first.fileno())) as again:
+        if kernel_drops(first) is not None:
+            assert name_of(again) == name_of(first)
+
+
+@ways
+def test_drops_while_the_sink_is_full_are_told_from_others(
+    listen: Open, monkeypatch: pytest.MonkeyPatch, portable: bool
+) -> None:
+    monkeypatch.setattr(receiver, "ASKED_BUFFER", 65_536)
+    listener, sink = listen(portable=portable), Kept()
+    if kernel_drops(listener.sock) is None:
+        pytest.skip("only Linux tells what its kernel drops")
+    with sender_to(listener) as sock:
+        bulk = BulkSender(sock)
+        bulk.send(numbered(1000))
+        before = kernel_drops(listener.sock)
+        with receiving(sink, listener):
+            wait_until(lambda: listener.received + listener.dropped == 1000)
+            assert (listener.dropped, listener.back_pressure) == (before, 0)
+            sink.most = 0
+            time.sleep(0.1)
+            bulk.send(numbered(1000))
+            both = kernel_drops(listener.sock)
+            sink.most = float("inf")
+            wait_until(lambda: listener.received + listener.dropped == 2000)
+    assert before
+    assert both
+    assert both > before
+    assert (listener.dropped, listener.back_pressure) == (both, both - before)
+    counts, _, _ = summed(sink)
+    assert counts == {"accepted": 2000 - both, "back_pressure": both - before}
+    assert sink.counted[-1].listeners[-1].drops == both

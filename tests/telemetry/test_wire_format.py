@@ -16,15 +16,18 @@ import numpy as np
 import pytest
 
 from telemetry import clock, meter_id
-from telemetry.datagrams import Datagrams, Decoded
-from telemetry.formats import FORMATS, json_text, native, native_bulk
+from telemetry.datagrams import Datagrams, Decoded, Mark, halves_of
+from telemetry.formats import FORMATS, ack, json_text, native, native_bulk
 from telemetry.readings import Readings, Status
 from telemetry.registers import BY_NAME, REGISTERS
 from telemetry.rejects import Reason, RejectedError
+from tests.telemetry.rings import KEYS, vector_gate
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "vectors"
 DOCUMENT = (ROOT / "docs" / "wire-format.md").read_text(encoding="utf-8")
+
+GATE = vector_gate()
 
 Row = tuple[bytes, int, int, int, int, int]  # octets, epoch, register, time, value, status
 
@@ -38,6 +41,7 @@ class Vector:
     meters: tuple[str, ...]
     reason: Reason | None
     auto: Reason | None  # the reason of an ``auto`` listener
+    source: str
     rest: dict[str, Any]
 
     @property
@@ -78,6 +82,7 @@ def load(format: str) -> list[Vector]:
                     tuple(one["meter"] for one in readings),
                     Reason(reason) if reason else None,
                     Reason(auto) if (auto := case.pop("auto", reason)) else None,
+                    case.pop("source", "127.0.0.1"),
                     case,
                 )
             )
@@ -102,21 +107,22 @@ def counted(decoded: Decoded) -> tuple[int, dict[Reason, int]]:
     return decoded.tally.accepted, dict(decoded.tally.refused)
 
 
-def in_a_row(datagram: bytes) -> Datagrams:
+def in_a_row(vector: Vector) -> Datagrams:
     """As the receiver gives it: a row with room, octets of an earlier datagram after it."""
     octets = np.full((1, 1280), 0xA5, np.uint8)
-    kept = datagram[:1280]
+    kept = vector.datagram[:1280]
     octets[0, : len(kept)] = np.frombuffer(kept, np.uint8)
-    return Datagrams(octets, np.array([len(datagram)], np.int64))
+    lengths = np.array([len(vector.datagram)], np.int64)
+    return Datagrams(octets, lengths, halves_of(vector.source)[None])
 
 
 @each_native
 def test_the_scalar_native_decoder(vector: Vector) -> None:
     if vector.reason:
         with pytest.raises(RejectedError, match=f"^{vector.reason}$"):
-            native.decode(vector.datagram, vector.arrival)
+            native.decode(vector.datagram, vector.arrival, GATE, vector.source)
         return
-    found = native.decode(vector.datagram, vector.arrival)
+    found = native.decode(vector.datagram, vector.arrival, GATE, vector.source)
     assert vector.rows == tuple(
         (found.octets, found.epoch, one.register, one.time, one.value, one.status)
         for one in found.records
@@ -128,15 +134,69 @@ def test_the_scalar_native_decoder(vector: Vector) -> None:
 
 @each_native
 def test_the_bulk_native_decoder(vector: Vector) -> None:
-    decoded = native_bulk.decode(in_a_row(vector.datagram), vector.arrival)
+    decoded = native_bulk.decode(in_a_row(vector), vector.arrival, GATE)
     assert counted(decoded) == vector.tally
     assert rows(decoded.readings) == vector.rows
     assert places_of(decoded) == [0] * len(vector.rows)
+    marks = {"acknowledge": Mark.ACKNOWLEDGE, "key_id": Mark.SIGNED}
+    for envelope in decoded.envelopes.marks.tolist():
+        assert envelope & Mark.NUMBERED
+        for name, mark in marks.items():
+            if name in vector.rest:
+                assert bool(envelope & mark) == bool(vector.rest[name])
+        assert bool(envelope & Mark.SIGNED) == bool(vector.datagram[3])
+
+
+WITH_KEYS = {octets for octets, *_ in KEYS}
+AFTER_THE_METER = {"not_allowed", "unsigned", "unknown_key", "expired", "forged"} | {
+    "register",
+    "value",
+}
+
+
+@each_native
+def test_what_is_refused_of_a_meter_with_a_key_counts_for_it(vector: Vector) -> None:
+    octets = vector.datagram[4:20]
+    decoded = native_bulk.decode(in_a_row(vector), vector.arrival, GATE)
+    expected = (
+        {(*meter_id.halves(octets), vector.reason): 1}
+        if vector.reason in AFTER_THE_METER and octets in WITH_KEYS
+        else {}
+    )
+    assert decoded.tally.meters == expected
+
+
+def load_acks() -> list[dict[str, Any]]:
+    cases: list[dict[str, Any]] = json.loads((VECTORS / "ack" / "acks.json").read_text("utf-8"))
+    return cases
+
+
+@pytest.mark.parametrize("case", load_acks(), ids=[one["case"] for one in load_acks()])
+def test_an_acknowledgement(case: dict[str, Any]) -> None:
+    datagram, octets = bytes.fromhex("".join(case["hex"])), bytes.fromhex(case["octets"])
+    said = ack.Ack(octets, case["epoch"], case["next"], case["bitmap"])
+    halves = [np.array([half], np.uint64) for half in meter_id.halves(octets)]
+    key_id = np.array([case["key_id"]], np.uint8)
+    (row,) = GATE.ring.keys(GATE.ring.meters(*halves), key_id).tolist()
+    key = GATE.ring.acknowledgement_key(row) if case["key_id"] else None
+    assert ack.encode(said, case["key_id"], key) == datagram
+    assert ack.decode(datagram, key) == said
+    columns = (*(half[0] for half in halves), *said[1:])
+    rows, lengths = ack.encode_many(np.array([columns], ack.ACK), key_id, [key])
+    assert rows[0, : lengths[0]].tobytes() == datagram
+    assert len(datagram) < 40 + 16 + (16 if key else 0)
+    if key:
+        for bit in range(8 * len(datagram)):
+            mutated = bytearray(datagram)
+            mutated[bit // 8] ^= 1 << bit % 8
+            assert ack.decode(bytes(mutated), key) is None
+    for wrong in (datagram[:-1], datagram + b"\0", b"\xf5" + datagram[1:], b""):
+        assert ack.decode(wrong, key) is None
 
 
 @each_json
 def test_the_json_decoder(vector: Vector) -> None:
-    decoded = json_text.decode(in_a_row(vector.datagram), vector.arrival)
+    decoded = json_text.decode(in_a_row(vector), vector.arrival, GATE)
     assert counted(decoded) == vector.tally
     assert rows(decoded.readings) == vector.rows
     assert [meter_id.to_name(octets) for octets, *_ in vector.rows] == list(vector.meters)
@@ -144,7 +204,7 @@ def test_the_json_decoder(vector: Vector) -> None:
 
 @pytest.mark.parametrize("vector", NATIVE + JSON, ids=[one.name for one in NATIVE + JSON])
 def test_a_listener_that_looks_at_the_first_octet(vector: Vector) -> None:
-    decoded = FORMATS["auto"].decode(in_a_row(vector.datagram), vector.arrival)
+    decoded = FORMATS["auto"].decode(in_a_row(vector), vector.arrival, GATE)
     assert counted(decoded) == ((0, {vector.auto: 1}) if vector.auto else (1, {}))
     assert rows(decoded.readings) == vector.rows
 
@@ -159,9 +219,10 @@ def test_a_listener_that_looks_at_the_first_octet(vector: Vector) -> None:
 )
 def test_all_vectors_in_one_call_keep_their_order(format: str, vectors: list[Vector]) -> None:
     assert len({vector.arrival for vector in vectors}) == 1
-    decoded = FORMATS[format].decode(
-        Datagrams.of([vector.datagram for vector in vectors]), vectors[0].arrival
-    )
+    datagrams = Datagrams.of([vector.datagram for vector in vectors])
+    sources = np.stack([halves_of(vector.source) for vector in vectors])
+    datagrams = Datagrams(datagrams.octets, datagrams.lengths, sources)
+    decoded = FORMATS[format].decode(datagrams, vectors[0].arrival, GATE)
     reasons = [vector.auto if format == "auto" else vector.reason for vector in vectors]
     assert decoded.tally.accepted == reasons.count(None)
     assert decoded.tally.refused == Counter(reason for reason in reasons if reason)
@@ -242,11 +303,15 @@ JSON_REASONS = [row[0] for row in table(section("JSON datagram"), "reason")]
 
 
 def test_the_reasons_of_the_native_datagram_and_their_order() -> None:
-    assert reasons_named("native", "decode") == NATIVE_REASONS
+    scalar = reasons_named("native", "decode")
+    records = scalar.index(Reason.REGISTER)
+    opening = reasons_named("native", "_in_clear")
+    assert scalar[:records] + opening + scalar[records:] == NATIVE_REASONS
     bulk = list(dict.fromkeys(reasons_named("native_bulk", "_decode_mixed")))
-    bulk += [one for one in reasons_named("native_bulk", "_accepted") if one not in bulk]
-    assert bulk == NATIVE_REASONS
-    assert set(reasons_named("native_bulk")) == set(reasons_named("native")) == set(NATIVE_REASONS)
+    bulk += [one for one in reasons_named("native_checks", "sift") if one not in bulk]
+    assert bulk + reasons_named("native_bulk", "_decode_shape") == NATIVE_REASONS
+    assert set(reasons_named("native")) == set(NATIVE_REASONS)
+    assert {*reasons_named("native_bulk"), *reasons_named("native_checks")} == set(NATIVE_REASONS)
     assert set(NATIVE_REASONS) == {vector.reason for vector in NATIVE if vector.reason}
 
 

@@ -1,0 +1,41 @@
+"""The part of the configuration that says where datagrams are taken, and whose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from telemetry import admission
+from telemetry.formats import FORMATS
+
+LOOPBACK = "127.0.0.1"
+
+
+class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A UDP socket of the receiver, bound to one format; whose unsigned datagrams it takes."""
+
+    address: str = LOOPBACK
+    port: int = 5001
+    format: str = "auto"
+    networks: tuple[str, ...] = admission.LOOPBACK
+    meters: tuple[str, ...] = admission.EVERY_METER
+
+    def complaints(self, key: str) -> Iterator[tuple[str, bool, str]]:
+        """Key, whether its value makes sense, and what is to be said if not."""
+        known = ", ".join(FORMATS)
+        yield f"{key}.format", self.format in FORMATS, f"known formats: {known}"
+        yield f"{key}.port", 0 <= self.port <= 65535, "a port is 0 to 65535"
+        yield f"{key}.address", self.address != "", "must not be empty"
+        yield f"{key}.networks", not (wrong := _no_network(self.networks)), wrong
+        yield f"{key}.meters", "" not in self.meters, "must not be empty"
+
+
+def _no_network(networks: tuple[str, ...]) -> str:
+    """What is wrong with the first of the networks that is none, or nothing."""
+    for text in networks:
+        try:
+            admission.network(text)
+        except ValueError as error:
+            return f"{error}: a network is written like 192.168.7.0/24 or fe80::/10"
+    return ""
