@@ -32,6 +32,7 @@ from storage.ladder import KEEP_ALL, Policy
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.outage import LogHeld, ServerAway, Spooling
 from storage.queries import Reader
+from storage.registry_changes import Registry
 from storage.tally import Tally
 from storage.trouble import Trouble
 from storage.upkeep import Upkeep
@@ -83,6 +84,7 @@ class Writer:
         self._publisher = publisher
         self._router = Router(endpoint)
         self._known, self._sure = Known(), False
+        self._registry = Registry(self._begin, self._known, self._upkeep, database.data)
         self._tally = Tally(_now())
         self._settle_after = self._drain_after = 0.0
         self._trouble = Trouble()
@@ -316,7 +318,7 @@ class Writer:
 
     def _change(self, body: bytes) -> dict[str, Any]:
         """Make a change; the answer holds the meter's number, or an error's code and message."""
-        answer = registry_changes.make(body, self._begin, self._known, self._upkeep, _now())
+        answer = registry_changes.make(body, self._registry, _now())
         number = answer.get("number")
         if isinstance(number, int):
             self._watch.recheck(number)
