@@ -19,6 +19,7 @@ from storage.changes import (
     AddMeters,
     ChangeMeter,
     DeleteMeter,
+    RegisterMeter,
     ReplaceMeter,
     RevokeKeys,
     RotateKey,
@@ -46,6 +47,11 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    @property
+    def endpoint(self) -> str:
+        """Where the service is."""
+        return self._connection.endpoint
 
     def _ask(self, request: m.AnyRequest, expected: type[Expected]) -> Expected:
         reply = self._connection.ask(request)
@@ -242,7 +248,7 @@ class Client:
         "none" (forget its keys) or 32 hex digits, the key itself. The secret is in the answer for
         a minute after it was made, and can never be asked for again.
         """
-        change = ChangeMeter(id=id, add=True, key=key, **settings)
+        change = RegisterMeter(id=id, key=key, **settings)
         reply = self._ask(m.Change(change=change), m.Registered)
         return reply.meter, reply.made
 

@@ -15,6 +15,7 @@ from storage.changes import (
     AddMeters,
     ChangeMeter,
     DeleteMeter,
+    RegisterMeter,
     ReplaceMeter,
     RevokeKeys,
     RotateKey,
@@ -421,7 +422,7 @@ class MadeKey(Reply, tag="made_key", frozen=True):
 
 
 class Registered(Reply, tag="registered", frozen=True):
-    """A meter with its newest key: the answer to a ChangeMeter that says something of keys."""
+    """A meter with its newest key: the answer to a RegisterMeter."""
 
     meter: MeterInfo
     made: MadeKey
@@ -465,7 +466,15 @@ class Change(Request, tag="change", frozen=True):
     """Change the registry; each kind of change has its reply (docs/bus-protocol.md)."""
 
     reply = MeterInfo
-    change: ChangeMeter | ReplaceMeter | DeleteMeter | AddMeters | RotateKey | RevokeKeys
+    change: (
+        ChangeMeter
+        | RegisterMeter
+        | ReplaceMeter
+        | DeleteMeter
+        | AddMeters
+        | RotateKey
+        | RevokeKeys
+    )
 
 
 class Failure(Reply, tag="error", frozen=True):

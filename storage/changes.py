@@ -31,11 +31,17 @@ class ChangeMeter(msgspec.Struct, tag="change_meter", frozen=True, omit_defaults
     price: Decimal | msgspec.UnsetType | None = msgspec.UNSET
     modulus_wh: int | msgspec.UnsetType | None = msgspec.UNSET
     max_power_w: int | msgspec.UnsetType | None = msgspec.UNSET
-    key: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class RegisterMeter(ChangeMeter, tag="register_meter", frozen=True, omit_defaults=True):
+    """Make the meter if it is not there yet, set what is given, and see to its key."""
+
+    add: bool = True
+    key: str = "first"
 
     def __repr__(self) -> str:
         """Without the key, which may be a secret: what is printed may end up in a log."""
-        return f"ChangeMeter(id={self.id!r}, …)"
+        return f"RegisterMeter(id={self.id!r}, …)"
 
 
 class AddMeters(msgspec.Struct, tag="add_meters", frozen=True, omit_defaults=True):
@@ -74,7 +80,9 @@ class DeleteMeter(msgspec.Struct, tag="delete_meter", frozen=True):
     id: str
 
 
-Change = ChangeMeter | ReplaceMeter | DeleteMeter | AddMeters | RotateKey | RevokeKeys
+Change = (
+    ChangeMeter | RegisterMeter | ReplaceMeter | DeleteMeter | AddMeters | RotateKey | RevokeKeys
+)
 MOST_ADDED = 500  # meters of one ``AddMeters``
 
 
@@ -124,7 +132,11 @@ def _check_settings(change: ChangeMeter) -> None:
         )
     if isinstance(change.price, Decimal) and not _is_price(change.price):
         raise _refused("a price is a decimal from 0 to 1000000 with at most 8 places")
-    if isinstance(change.key, str) and change.key not in _WISHES and not _KEY.fullmatch(change.key):
+
+
+def _check_registration(change: RegisterMeter) -> None:
+    _check_settings(change)
+    if change.key not in _WISHES and not _KEY.fullmatch(change.key):
         raise _refused(f"a key is 32 hex digits, or one of {', '.join(_WISHES)}")
 
 
@@ -157,6 +169,7 @@ def _check_id(change: DeleteMeter | RevokeKeys) -> None:
 
 _CHECKS: dict[type[Change], Callable[[Any], None]] = {
     ChangeMeter: _check_settings,
+    RegisterMeter: _check_registration,
     ReplaceMeter: _check_replacement,
     DeleteMeter: _check_id,
     AddMeters: _check_added,

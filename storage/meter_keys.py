@@ -19,12 +19,11 @@ import numpy as np
 from storage import key_file
 from storage.changes import LAST_KEY_ID, ChangeRefusedError
 from storage.key_file import KeyFileError
-from telemetry.keys import KeyRing
+from telemetry.keys import NEVER, KeyRing
 from telemetry.meter_id import OCTETS
 from telemetry.security import KEY, MASTER, derive
 
 _FIRST_ID = 1
-NEVER = 2**63 - 1  # until when a key is valid that does not end
 TOLD_AGAIN_MS = 60_000
 _AT_ONCE = 65_536  # rows
 _GLANCE_MS = 50  # for another process's transaction; later the receiver looks again
@@ -235,7 +234,7 @@ class Keys:
         if not key_file.exists(self._data):
             if self._file is not None:
                 raise KeyFileError(f"the key file {path} has gone: put it back")
-            self._ring = self._ring or _empty()
+            self._ring = self._ring or KeyRing.empty()
             return self._ring
         try:
             connection = self._opened(path)
@@ -301,8 +300,3 @@ def _load(connection: sqlite3.Connection, path: Path) -> KeyRing:
         own,
         master[0] if master else None,
     )
-
-
-def _empty() -> KeyRing:
-    none = np.empty(0, np.uint64)
-    return KeyRing(none, none, np.empty(0, np.uint8), np.empty(0, np.int64), [], None)

@@ -16,6 +16,7 @@ from storage.changes import (
     ChangeMeter,
     ChangeRefusedError,
     DeleteMeter,
+    RegisterMeter,
     ReplaceMeter,
     RevokeKeys,
     RotateKey,
@@ -66,7 +67,7 @@ def _change(wanted: ChangeMeter, registry: Registry, now_ms: int) -> dict[str, A
         if not new and _moves_energy(wanted):
             registry.upkeep.sealer.rebuild_days(connection, meter)
         answer: dict[str, Any] = {"number": meter.number}
-        if isinstance(wanted.key, str):
+        if isinstance(wanted, RegisterMeter):
             (told,) = key_changes.wished(registry.data, {meter.octets: new}, wanted.key, now_ms)
             answer |= key_changes.answer_of(told)
     if new:
@@ -120,6 +121,7 @@ def _list_keys(wanted: ListKeys, registry: Registry, _: int) -> dict[str, Any]:
 
 _MAKERS: dict[type, Callable[[Any, Registry, int], dict[str, Any]]] = {
     ChangeMeter: _change,
+    RegisterMeter: _change,
     ReplaceMeter: _replace,
     DeleteMeter: _delete,
     AddMeters: _add,
