@@ -127,7 +127,7 @@ def made_keys(found: Iterable[m.MadeKey]) -> Answer:
 
 _KEYS = (
     Column("key_id", "key id", str, right=True),
-    Column("state", "", drop=3),
+    Column("state", "state", drop=3),
     Column("kind", "kind", drop=1),
     Column("since", "since", moment, drop=2),
     Column("until", "until", moment),

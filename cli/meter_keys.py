@@ -87,7 +87,8 @@ def _note(client: Client, made: m.MadeKey, wish: str, id: str) -> str:
     if made.key:
         which = f" --key-id {made.key_id}" if made.key_id != 1 else ""
         return (
-            "The key is shown this once. Give it to the meter; a simulated one is started with\n"
+            "Give the key to the meter: in a minute nobody can show it any more. "
+            "A simulated one is started with\n"
             f"wattbus meter --id {name} --key {made.key}{which} --to {_collector(client)}"
         )
     if made.key_id:

@@ -121,10 +121,12 @@ def in_use(what: str, host: str, port: int, option: str, error: OSError) -> Star
 
 def receiver(settings: Config, stop: threading.Event) -> None:
     """Take in datagrams and hand their readings to the writer."""
+    from storage import key_file
     from storage.handover import Handover
     from telemetry.formats import FORMATS
     from telemetry.receiver import bind, describe, receive
 
+    key_file.check(settings.directory)  # before anything is taken in
     listeners = []
     for number, wanted in enumerate(settings.listeners):
         option = "--udp-port" if number == 0 else f"the port of listener {number + 1} in the file"
@@ -175,10 +177,12 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
     from query.publisher import Publisher
+    from storage import key_file
     from storage.engine import pending
     from storage.lock import only_writer
     from storage.writer import Writer
 
+    key_file.check(settings.directory)
     with only_writer(settings.directory):
         if pending(settings.database):
             say_slow()

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from storage import key_file, meter_keys, meters
+from storage import key_file, key_making, meters
 from storage.changes import (
     OVERLAP_MS,
     AddMeters,
@@ -23,8 +23,8 @@ from storage.changes import (
     RotateKey,
 )
 from storage.database import Begin
+from storage.key_making import Told
 from storage.known import Known
-from storage.meter_keys import Told
 from telemetry import meter_id
 
 Answer = dict[str, Any]  # as JSON for the query service
@@ -60,13 +60,13 @@ def _wished(
     connection: sqlite3.Connection, octets: bytes, new: bool, key: str, now_ms: int
 ) -> Told | None:
     if key == KeyWish.NONE:
-        meter_keys.forget(connection, octets)
+        key_making.forget(connection, octets)
         return None
     if key == KeyWish.MISSING or (key == KeyWish.FIRST and new):
-        return meter_keys.ensure(connection, octets, now_ms)
+        return key_making.ensure(connection, octets, now_ms)
     if key == KeyWish.FIRST:
-        return meter_keys.told(connection, octets, now_ms)
-    return meter_keys.give(connection, octets, bytes.fromhex(key), OVERLAP_MS, now_ms)
+        return key_making.told(connection, octets, now_ms)
+    return key_making.give(connection, octets, bytes.fromhex(key), OVERLAP_MS, now_ms)
 
 
 def add(wanted: AddMeters, begin: Begin, known: Known, data: Path, now_ms: int) -> Answer:
@@ -85,7 +85,7 @@ def rotate(wanted: RotateKey, begin: Begin, data: Path, now_ms: int) -> Answer:
     """Make the meter's next key; the answer shows it."""
     octets = _known_octets(wanted.id, begin, data)
     with key_file.opened(data, create=True) as keys:
-        told = meter_keys.rotate(keys, octets, wanted.replaces, wanted.overlap_ms, now_ms)
+        told = key_making.rotate(keys, octets, wanted.replaces, wanted.overlap_ms, now_ms)
     return answer_of(told)
 
 
@@ -93,7 +93,7 @@ def revoke(wanted: RevokeKeys, begin: Begin, data: Path, now_ms: int) -> Answer:
     """End all keys of the meter; the answer lists them."""
     octets = _known_octets(wanted.id, begin, data)
     with key_file.opened(data, create=True) as keys:
-        meter_keys.revoke(keys, octets, now_ms)
+        key_making.revoke(keys, octets, now_ms)
         listed = _listed(keys, octets)
     if not listed["keys"]:
         raise ChangeRefusedError("bad_request", f"{wanted.id} has no key that could be revoked")
@@ -113,11 +113,11 @@ def forget(data: Path, octets: bytes) -> None:
     """Remove the keys of a meter that was deleted."""
     if key_file.exists(data):
         with key_file.opened(data, create=True) as keys:
-            meter_keys.forget(keys, octets)
+            key_making.forget(keys, octets)
 
 
 def _listed(keys: sqlite3.Connection, octets: bytes) -> Answer:
-    return {"keys": [dataclasses.asdict(key) for key in meter_keys.listed(keys, octets)]}
+    return {"keys": [dataclasses.asdict(key) for key in key_making.listed(keys, octets)]}
 
 
 def _known_octets(id: str, begin: Begin, data: Path) -> bytes:
@@ -125,7 +125,7 @@ def _known_octets(id: str, begin: Begin, data: Path) -> bytes:
     octets = _octets(id)
     if key_file.exists(data):
         with key_file.opened(data) as keys:
-            if meter_keys.listed(keys, octets):
+            if key_making.listed(keys, octets):
                 return octets
     with begin() as connection:
         if meters.find(connection, id) is None:

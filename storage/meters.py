@@ -93,6 +93,12 @@ def named(connection: sa.Connection, wanted: list[int]) -> dict[int, tuple[str, 
     return found
 
 
+def names(connection: sa.Connection) -> dict[bytes, str]:
+    """The id of every meter, by its octets."""
+    rows = connection.execute(sa.select(_METERS.c.octets, _METERS.c.id))
+    return {row.octets: row.id for row in rows}
+
+
 def count(connection: sa.Connection) -> int:
     """How many meters there are."""
     return connection.execute(sa.select(sa.func.count()).select_from(_METERS)).scalar_one()
