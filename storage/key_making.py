@@ -107,8 +107,11 @@ def rotate(
     if current == replaces:
         return _add(connection, octets, None, overlap_ms, now_ms)
     if key is not None and abs(now_ms - key.created_ms) < TOLD_AGAIN_MS:
-        before = [each.key_id for each in listed(connection, octets)][-2:-1]
-        if replaces in (before or [0]):
+        before = listed(connection, octets)[-2:-1]
+        replaced = {each.key_id for each in before}
+        if not any(each.valid(key.created_ms) for each in before):
+            replaced.add(0)
+        if replaces in replaced:
             return Told(current, _secret(connection, octets, current))
     raise ChangeRefusedError(
         "bad_request", f"its newest valid key is {current or 'none'}, not {replaces or 'none'}"

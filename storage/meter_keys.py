@@ -52,7 +52,8 @@ class Keys:
         if not key_file.exists(self._data):
             if self._file is not None:
                 raise KeyFileError(f"the key file {path} has gone: put it back")
-            self._ring = self._ring or KeyRing.empty()
+            if self._ring is None:
+                self._ring = KeyRing.empty()
             return self._ring
         try:
             connection = self._opened(path)
