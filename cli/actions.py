@@ -67,17 +67,13 @@ def show_meter(client: Client, arguments: argparse.Namespace, _: Context) -> Ans
     return answers.meter(client.meter(arguments.id))
 
 
-def add_meter(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
-    """Register a meter, or set what is given of one that is there."""
-    return answers.meter(client.register(arguments.id, **_settings(arguments)))
-
-
-def set_meter(client: Client, arguments: argparse.Namespace, context: Context) -> Answer:
+def set_meter(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
     """Set what is given of a meter that is there."""
-    if all(value is UNSET for value in _settings(arguments).values()):
+    given = settings(arguments)
+    if all(value is UNSET for value in given.values()):
         raise values.InputError("nothing to set: give an option such as --limit 500")
     client.meter(arguments.id)  # a meter that is not there is to be an error, not to be added
-    return add_meter(client, arguments, context)
+    return answers.meter(client.register(arguments.id, **given))
 
 
 def replace_meter(client: Client, arguments: argparse.Namespace, context: Context) -> Answer:
@@ -184,7 +180,7 @@ def follow(ask: Callable[[Any], _AnyPage], cursor: object) -> Iterator[_AnyPage]
     return rest()
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What to set: keywords of ``Client.register``, from the options that have other names."""
     return {keyword: getattr(arguments, option) for option, keyword in SETTINGS.items()}
 

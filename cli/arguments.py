@@ -15,7 +15,7 @@ ID = Argument(("id",), "the meter's id", values.meter, completes=Completes.METER
 ANY_ID = Argument(
     ("id",), "of this meter only", values.meter, completes=Completes.METER, optional=True
 )
-NEW_ID = Argument(("id",), "the new meter's id", values.meter)
+NEW_ID = Argument(("id",), "the new meter's id", values.meter, optional=True)
 PREFIX = Argument(
     ("prefix",), "how their ids start", default="", completes=Completes.METER, optional=True
 )
@@ -37,6 +37,28 @@ REGISTER = Argument(
     "NAME",
     m.ENERGY,
     completes=Completes.REGISTER,
+)
+
+
+KEYS = (
+    Argument(("--unsigned",), "without a key: it may send unsigned", switch=True),
+    Argument(("--key",), "this key, 32 hex digits, instead of one that is made", values.key, "HEX"),
+    Argument(("--new-key",), "make a key also for a meter that is there but has none", switch=True),
+    Argument(
+        ("--file",),
+        "many meters: one id a line, - for standard input; prints their keys as CSV",
+        metavar="FILE",
+    ),
+)
+ROTATION = (
+    Argument(("--rotate",), "make the next key, and show it", switch=True),
+    Argument(
+        ("--overlap",),
+        "with --rotate: how long the one before is valid still (default: 7d)",
+        values.overlap,
+        "7d",
+    ),
+    Argument(("--revoke",), "end its keys now: it is locked out", switch=True),
 )
 
 

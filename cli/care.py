@@ -16,9 +16,11 @@ from rich.progress import Progress as Bar
 
 from cli import config
 from cli.config import Config, ConfigError
+from storage import key_file, meter_keys, meters
 from storage.backup import Progress, backup
 from storage.engine import StorageError, open_reader, place
 from storage.inspection import Findings
+from storage.key_file import KeyFileError
 from storage.restore import restore, restore_database
 from storage.whole_file import size_text
 
@@ -83,6 +85,11 @@ def _backup(arguments: argparse.Namespace, settings: Config) -> None:
     _warn(findings)
     size = size_text(arguments.file.stat().st_size)
     print(f"{arguments.file}: {size}, {_contents(findings)}; checked")
+    if key_file.exists(settings.directory):
+        print(
+            f"Without the keys: keep a copy of {key_file.path_of(settings.directory)} elsewhere, "
+            "where nobody else reads it (docs/security.md)"
+        )
 
 
 def _restore(arguments: argparse.Namespace, settings: Config) -> None:
@@ -101,6 +108,7 @@ def _restore(arguments: argparse.Namespace, settings: Config) -> None:
     if kept is not None:
         print(f"the database that was there is now {kept}")
     print(f"{settings.directory}: restored, {_contents(findings)}. Start it with `wattbus serve`")
+    _tell_keys(settings)
 
 
 def _restore_to_server(arguments: argparse.Namespace, settings: Config) -> None:
@@ -111,6 +119,31 @@ def _restore_to_server(arguments: argparse.Namespace, settings: Config) -> None:
     _warn(findings)
     there = place(settings.database)
     print(f"{there}: restored, {_contents(findings)}. Start it with `wattbus serve --database URL`")
+    _tell_keys(settings)
+
+
+def _tell_keys(settings: Config) -> None:
+    """Say which meters have no key: a backup holds none."""
+    engine = open_reader(settings.database, older=True)
+    try:
+        with engine.connect() as connection:
+            names = meters.names(connection)
+    finally:
+        engine.dispose()
+    try:
+        without = meter_keys.without(settings.directory, names)
+    except KeyFileError as error:
+        print(f"wattbus: {error}", file=sys.stderr)
+        return
+    if not without:
+        return
+    some = ", ".join(sorted(names[octets] for octets in without)[:_MOST_NAMED])
+    more = f" and {len(without) - _MOST_NAMED:,} more" if len(without) > _MOST_NAMED else ""
+    print(
+        f"{len(without):,} of {len(names):,} meters have no key in "
+        f"{key_file.path_of(settings.directory)}: {some}{more}. If they sign, put your copy of the "
+        "key file there before you start it (docs/security.md)"
+    )
 
 
 def _contents(findings: Findings) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cli import actions, fleet, render, values
+from cli import actions, fleet, meter_keys, render, values
 from cli.actions import Context
 from cli.arguments import (
     ANY_ID,
@@ -19,10 +19,12 @@ from cli.arguments import (
     BY,
     DAYS,
     ID,
+    KEYS,
     NEW_ID,
     PREFIX,
     RANGE,
     REGISTER,
+    ROTATION,
     SETTINGS,
     STEP,
     TOP,
@@ -84,12 +86,25 @@ COMMANDS = (
     Command(
         "meters add",
         "Register a meter, before or after its first reading.",
-        (NEW_ID, *SETTINGS),
+        (NEW_ID, *KEYS, *SETTINGS),
         (
             "meters add kitchen --time-zone America/Sao_Paulo",
             "meters add kitchen --name 'The kitchen' --limit 500 --price 0.50",
+            "meters add shed --unsigned",
+            "meters add --file ids.txt",
         ),
-        run=actions.add_meter,
+        run=meter_keys.add,
+    ),
+    Command(
+        "meters key",
+        "List a meter's keys, make the next one, or end them all.",
+        (ID, *ROTATION),
+        (
+            "meters key kitchen",
+            "meters key kitchen --rotate --overlap 12h",
+            "meters key kitchen --revoke",
+        ),
+        run=meter_keys.key,
     ),
     Command(
         "meters set",

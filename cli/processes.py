@@ -203,10 +203,12 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
     from query.publisher import Publisher
+    from storage import key_file
     from storage.engine import pending
     from storage.lock import only_writer
     from storage.writer import Writer
 
+    key_file.check(settings.directory)
     with only_writer(settings.directory):
         if pending(settings.database):
             say_slow()

@@ -53,7 +53,8 @@ class Answer:
     """Records, which may come page by page, and how they look.
 
     ``document`` is what JSON shows instead of a list of the records. A ``card`` shows its one
-    record downwards. ``empty`` is said to people when there are no records.
+    record downwards. ``empty`` is said to people when there are no records, ``note`` below them,
+    unbroken, so that it can be copied. With ``csv`` people get CSV, too.
     """
 
     columns: tuple[Column, ...]
@@ -61,6 +62,8 @@ class Answer:
     document: object = None
     card: bool = False
     empty: str = "nothing"
+    note: str = ""
+    csv: bool = False
 
 
 def write(
@@ -70,7 +73,7 @@ def write(
 
     ``more`` is asked after each window full of rows whether to go on; without it all are written.
     """
-    match style:
+    match Style.CSV if answer.csv and style is Style.PEOPLE else style:
         case Style.JSON:
             _write_json(answer, out)
         case Style.CSV:
@@ -123,6 +126,8 @@ def _write_tables(answer: Answer, out: TextIO, more: Callable[[], bool] | None) 
         page = next(pages, None)
         if page is not None and more and not more():
             return
+    if answer.note:
+        console.print(_plain(f"\n{answer.note}"), soft_wrap=True)
 
 
 def _pages(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
@@ -173,5 +178,8 @@ def _lay_out(columns: list[Column], page: list[Record]) -> Table:
 def _cell(column: Column, record: Record) -> Text:
     """Plain text: nothing that a meter is called may steer the terminal."""
     value = record[column.key]
-    text = "" if value is None else column.show(value)
-    return Text("".join(char if char.isprintable() else "\ufffd" for char in text))
+    return _plain("" if value is None else column.show(value))
+
+
+def _plain(text: str) -> Text:
+    return Text("".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text))

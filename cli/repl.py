@@ -288,6 +288,15 @@ def _more() -> bool:
         return False
 
 
+class _History(FileHistory):
+    """Does not keep lines with a key in them."""
+
+    def store_string(self, string: str) -> None:
+        """Keep a line on disk."""
+        if "--key" not in string.replace("=", " ").split():
+            super().store_string(string)
+
+
 def _history() -> History:
     path = Path(platformdirs.user_state_dir("wattbus")) / "repl-history"
     try:
@@ -295,4 +304,4 @@ def _history() -> History:
         path.touch()
     except OSError:
         return InMemoryHistory()
-    return FileHistory(path)
+    return _History(path)

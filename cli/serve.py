@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from cli import config, processes
 from cli.config import Config, ConfigError
 from query.client import DEFAULT_ENDPOINT
+from storage import key_file
+from storage.database import StorageError
 
 log = logging.getLogger("serve")
 
@@ -135,7 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
     processes.set_up_logging()
     try:
         settings = config.load(arguments)
-    except ConfigError as error:
+        key_file.check(settings.directory)
+    except (ConfigError, StorageError) as error:
         print(f"wattbus: {error}", file=sys.stderr)
         return 2
     stop = threading.Event()

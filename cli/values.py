@@ -12,15 +12,20 @@ from difflib import get_close_matches
 from typing import TypeVar
 from zoneinfo import ZoneInfo, available_timezones
 
+from storage.changes import LONGEST_OVERLAP_MS
 from telemetry import meter_id
-from telemetry.calendar import month_start, parse_instant
+from telemetry.calendar import DAY_MS, HOUR_MS, month_start, parse_instant
 from telemetry.registers import BY_NAME
+from telemetry.security import KEY
 
 DEFAULT = "default"  # typed for a setting, it takes the setting back
 LONGEST_TIMEOUT = 3600.0
 
 _DECIMAL = re.compile(r"[0-9]{1,16}(\.[0-9]{1,16})?")
 _COUNT = re.compile(r"[1-9][0-9]{0,2}|1000")
+_KEY = re.compile(rf"[0-9a-f]{{{2 * KEY}}}", re.IGNORECASE | re.ASCII)
+_OVERLAP = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": HOUR_MS, "d": DAY_MS}
 _MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
 _MOST_THOUSANDTHS = 10**15
 _T = TypeVar("_T")
@@ -105,6 +110,28 @@ def count(text: str) -> int:
     if not _COUNT.fullmatch(text):
         raise InputError(f"{text!r} is no number of meters: write one from 1 to 1000")
     return int(text)
+
+
+def key(text: str) -> str:
+    """A meter's key. Raises InputError, which does not repeat it: it would stand in logs."""
+    if not _KEY.fullmatch(text):
+        raise InputError(
+            f"this is no key: write {2 * KEY} hexadecimal digits, as `openssl rand -hex {KEY}` "
+            "draws them, or leave --key out to have one made"
+        )
+    return text.lower()
+
+
+def overlap(text: str) -> int:
+    """For how long two keys are valid, in ms. Raises InputError."""
+    found = _OVERLAP.fullmatch(text)
+    length = int(found[1]) * _UNITS_MS[found[2]] if found else -1
+    if not 0 <= length <= LONGEST_OVERLAP_MS:
+        raise InputError(
+            f"{text!r} is no overlap: write days, hours, minutes or seconds such as 7d, 12h, 30m, "
+            f"0s; the most is {LONGEST_OVERLAP_MS // DAY_MS}d"
+        )
+    return length
 
 
 def last_instant(of: tuple[int, int], zone: ZoneInfo) -> int:

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from msgspec import UNSET, UnsetType
 
 from query import messages as m
 from query.transport import BusError, Connection
-from storage.changes import ChangeMeter, DeleteMeter, ReplaceMeter
+from storage.changes import (
+    OVERLAP_MS,
+    AddMeters,
+    ChangeMeter,
+    DeleteMeter,
+    RegisterMeter,
+    ReplaceMeter,
+    RevokeKeys,
+    RotateKey,
+)
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5002"
 Expected = TypeVar("Expected", bound=m.Reply)
@@ -38,6 +47,11 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    @property
+    def endpoint(self) -> str:
+        """Where the service is."""
+        return self._connection.endpoint
 
     def _ask(self, request: m.AnyRequest, expected: type[Expected]) -> Expected:
         reply = self._connection.ask(request)
@@ -170,7 +184,10 @@ class Client:
         modulus_wh: int | UnsetType | None = UNSET,
         max_power_w: int | UnsetType | None = UNSET,
     ) -> m.MeterInfo:
-        """Register a meter, or set what is given of one that is registered already."""
+        """Register a meter, or set what is given of one that is registered already.
+
+        It has no key then, and sends unsigned; ``register_with_key`` makes one.
+        """
         change = ChangeMeter(
             id=id,
             add=True,
@@ -221,6 +238,39 @@ class Client:
         return self._change(
             ReplaceMeter(id=id, time_ms=time_ms, final_wh=final_wh, initial_wh=initial_wh)
         )
+
+    def register_with_key(
+        self, id: str, key: str = "first", **settings: Any
+    ) -> tuple[m.MeterInfo, m.MadeKey]:
+        """Register a meter as ``register`` does, and say something of its keys.
+
+        ``key`` is "first" (make one if the meter is new), "missing" (make one if it has none),
+        "none" (forget its keys) or 32 hex digits, the key itself. The secret is in the answer for
+        a minute after it was made, and can never be asked for again.
+        """
+        change = RegisterMeter(id=id, key=key, **settings)
+        reply = self._ask(m.Change(change=change), m.Registered)
+        return reply.meter, reply.made
+
+    def register_many(self, ids: list[str], key: str = "first") -> list[m.MadeKey]:
+        """Register at most 500 meters, with ``key`` as above but for hex digits; their keys."""
+        return self._ask(m.Change(change=AddMeters(ids=ids, key=key)), m.MadeKeys).keys
+
+    def keys(self, id: str) -> m.Keys:
+        """The keys of a meter, without their secrets, the oldest first."""
+        return self._ask(m.ListKeys(id=id), m.Keys)
+
+    def rotate_key(self, id: str, *, overlap_ms: int = OVERLAP_MS) -> m.MadeKey:
+        """Make the next key of a meter; those before it end after the overlap, ms."""
+        listed = self.keys(id)
+        valid = [key.key_id for key in listed.keys if key.valid(listed.now_ms)]
+        replaces = valid[-1] if valid else 0
+        change = RotateKey(id=id, replaces=replaces, overlap_ms=overlap_ms)
+        return self._ask(m.Change(change=change), m.MadeKey)
+
+    def revoke_keys(self, id: str) -> m.Keys:
+        """End all keys of a meter at once: what it sends is refused, signed or not."""
+        return self._ask(m.Change(change=RevokeKeys(id=id)), m.Keys)
 
     def delete(self, id: str) -> m.Deleted:
         """Remove a meter and everything that is stored of it; that there is none is no error."""

@@ -7,11 +7,19 @@ are whole watt-hours, money and prices are decimal text: no number here was ever
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
-from storage.changes import ChangeMeter, DeleteMeter, ReplaceMeter
+from storage.changes import (
+    AddMeters,
+    ChangeMeter,
+    DeleteMeter,
+    RegisterMeter,
+    ReplaceMeter,
+    RevokeKeys,
+    RotateKey,
+)
 
 PROTOCOL = 1
 MOST_ROWS = 10_000  # a page of anything has at most so many
@@ -398,11 +406,75 @@ class Deleted(Reply, tag="deleted", frozen=True):
     found: bool
 
 
+class MadeKey(Reply, tag="made_key", frozen=True):
+    """A meter's newest key, None if it has none; the secret only where it was just made."""
+
+    id: str
+    key_id: int | None
+    key: str | None  # 32 hex digits, told for a minute after the key was made, and never again
+
+    def __repr__(self) -> str:
+        """Without the secret: what is printed may end up in a log."""
+        return f"MadeKey(id={self.id!r}, key_id={self.key_id!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.id), ("key_id", self.key_id)]
+
+
+class Registered(Reply, tag="registered", frozen=True):
+    """A meter with its newest key: the answer to a RegisterMeter."""
+
+    meter: MeterInfo
+    made: MadeKey
+
+
+class MadeKeys(Reply, tag="made_keys", frozen=True):
+    """The newest keys of many meters, in the order of the ids that were asked for."""
+
+    keys: list[MadeKey]
+
+
+class KeyInfo(Reply, frozen=True):
+    """A key without its secret; ``until_ms`` is None for one that does not end."""
+
+    key_id: int
+    derived: bool
+    created_ms: int
+    until_ms: int | None
+
+    def valid(self, now_ms: int) -> bool:
+        """Whether datagrams signed with it are taken."""
+        return self.until_ms is None or now_ms < self.until_ms
+
+
+class Keys(Reply, tag="keys", frozen=True):
+    """The keys of a meter, the oldest first, those that have ended among them."""
+
+    id: str
+    now_ms: int
+    keys: list[KeyInfo]
+
+
+class ListKeys(Request, tag="list_keys", frozen=True):
+    """Which keys has the meter, since when and until when?"""
+
+    reply = Keys
+    id: str
+
+
 class Change(Request, tag="change", frozen=True):
-    """Change the registry; a DeleteMeter is answered by Deleted."""
+    """Change the registry; each kind of change has its reply (docs/bus-protocol.md)."""
 
     reply = MeterInfo
-    change: ChangeMeter | ReplaceMeter | DeleteMeter
+    change: (
+        ChangeMeter
+        | RegisterMeter
+        | ReplaceMeter
+        | DeleteMeter
+        | AddMeters
+        | RotateKey
+        | RevokeKeys
+    )
 
 
 class Failure(Reply, tag="error", frozen=True):
@@ -426,6 +498,7 @@ AnyRequest = (
     | GetFleet
     | GetTop
     | GetStorage
+    | ListKeys
     | Change
 )
 AnyReply = (
@@ -443,5 +516,9 @@ AnyReply = (
     | Top
     | Storage
     | Deleted
+    | Registered
+    | MadeKey
+    | MadeKeys
+    | Keys
     | Failure
 )

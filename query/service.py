@@ -14,12 +14,13 @@ import msgspec
 import zmq
 from sqlalchemy.exc import DBAPIError
 
+from query import key_replies
 from query import messages as m
 from query.asking import Answers
 from query.handlers import answer, meter_info
 from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError, listen
 from storage import handover
-from storage.changes import ChangeRefusedError, DeleteMeter, check
+from storage.changes import ChangeRefusedError, check
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, reason
 from storage.ladder import KEEP_ALL, Policy
@@ -40,12 +41,15 @@ class _Asker:
     header: bytes
 
 
+_ForWriter = m.GetStatus | m.ListKeys | m.Change
+
+
 @dataclass(frozen=True, slots=True)
 class _Forwarded:
     """A request that waits for the writer."""
 
     asker: _Asker
-    request: m.GetStatus | m.Change
+    request: _ForWriter
     deadline: float
 
 
@@ -139,6 +143,9 @@ class Service:
             check(request.change)
             self._forward(asker, request, handover.CHANGE, msgspec.json.encode(request.change))
             return None
+        if isinstance(request, m.ListKeys):
+            self._forward(asker, request, handover.CHANGE, msgspec.json.encode(request))
+            return None
         if isinstance(request, m.GetStatus):
             self._forward(asker, request, handover.STATUS, b"")
             return None
@@ -148,9 +155,7 @@ class Service:
                 request, Answers(reader, self._defaults, self._policy, self._version, now)
             )
 
-    def _forward(
-        self, asker: _Asker, request: m.GetStatus | m.Change, kind: bytes, body: bytes
-    ) -> None:
+    def _forward(self, asker: _Asker, request: _ForWriter, kind: bytes, body: bytes) -> None:
         if len(self._forwarded) >= _MOST_FORWARDED:
             raise BusError("unavailable", "too many requests wait for the writer: try again")
         self._tags += 1
@@ -168,16 +173,19 @@ class Service:
             return  # answered after we gave up
         self._reply(waiting.asker, partial(self._told, waiting.request, frames[2]))
 
-    def _told(self, request: m.GetStatus | m.Change, answered: bytes) -> m.Reply:
+    def _told(self, request: _ForWriter, answered: bytes) -> m.Reply:
         told = msgspec.json.decode(answered)
         if isinstance(request, m.GetStatus):
             return self._status(msgspec.convert(told, m.WriterStatus))
         if "error" in told:
             raise BusError(told["error"]["code"], told["error"]["message"])
-        if isinstance(request.change, DeleteMeter):
-            return m.Deleted(id=request.change.id, found=told["found"])
+        if "number" not in told:
+            return key_replies.reply(request, told)
         with self._snapshot() as reader:
-            return meter_info(reader.by_number(told["number"]), self._defaults)
+            meter = meter_info(reader.by_number(told["number"]), self._defaults)
+        if "key_id" in told:
+            return m.Registered(meter=meter, made=key_replies.made_key(meter.id, told))
+        return meter
 
     def _give_up(self) -> None:
         """Answer for a writer that is away."""
@@ -188,13 +196,13 @@ class Service:
             del self._forwarded[tag]
             self._reply(waiting.asker, partial(self._without_writer, waiting.request))
 
-    def _without_writer(self, request: m.GetStatus | m.Change) -> m.Reply:
-        if isinstance(request, m.Change):
-            raise BusError(
-                "unavailable",
-                "the writer does not answer; the change may or may not be made: try again",
-            )
-        return self._status(None)
+    def _without_writer(self, request: _ForWriter) -> m.Reply:
+        if isinstance(request, m.GetStatus):
+            return self._status(None)
+        raise BusError(
+            "unavailable",
+            "the writer does not answer; a change may or may not be made: try again",
+        )
 
     def _status(self, writer: m.WriterStatus | None) -> m.Status:
         away = None

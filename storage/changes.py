@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from decimal import Decimal
+from enum import StrEnum
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from telemetry import meter_id
+from telemetry.calendar import DAY_MS
+
+OVERLAP_MS = 7 * DAY_MS  # for which the key before the newest is valid still
 
 
 class ChangeMeter(msgspec.Struct, tag="change_meter", frozen=True, omit_defaults=True):
@@ -26,6 +33,38 @@ class ChangeMeter(msgspec.Struct, tag="change_meter", frozen=True, omit_defaults
     max_power_w: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
+class RegisterMeter(ChangeMeter, tag="register_meter", frozen=True, omit_defaults=True):
+    """Make the meter if it is not there yet, set what is given, and see to its key."""
+
+    add: bool = True
+    key: str = "first"
+
+    def __repr__(self) -> str:
+        """Without the key, which may be a secret: what is printed may end up in a log."""
+        return f"RegisterMeter(id={self.id!r}, …)"
+
+
+class AddMeters(msgspec.Struct, tag="add_meters", frozen=True, omit_defaults=True):
+    """Register many meters that are not there yet, each with its key."""
+
+    ids: list[str]
+    key: str = "first"
+
+
+class RotateKey(msgspec.Struct, tag="rotate_key", frozen=True, omit_defaults=True):
+    """Make a meter's next key; the one it ``replaces``, 0 for none, ends after the overlap."""
+
+    id: str
+    replaces: int
+    overlap_ms: int = OVERLAP_MS
+
+
+class RevokeKeys(msgspec.Struct, tag="revoke_keys", frozen=True):
+    """End all keys of a meter at once; what it sends is refused, signed or not."""
+
+    id: str
+
+
 class ReplaceMeter(msgspec.Struct, tag="replace_meter", frozen=True):
     """The device was exchanged at an instant: the old one's last register, the new one's first."""
 
@@ -41,7 +80,21 @@ class DeleteMeter(msgspec.Struct, tag="delete_meter", frozen=True):
     id: str
 
 
-Change = ChangeMeter | ReplaceMeter | DeleteMeter
+Change = (
+    ChangeMeter | RegisterMeter | ReplaceMeter | DeleteMeter | AddMeters | RotateKey | RevokeKeys
+)
+MOST_ADDED = 500  # meters of one ``AddMeters``
+
+
+class KeyWish(StrEnum):
+    """What ``key`` may say besides 32 hex digits, which are the key itself."""
+
+    FIRST = "first"  # one for a meter that is not registered yet
+    MISSING = "missing"  # one for a meter that has none
+    NONE = "none"  # forget its keys: it sends unsigned
+
+
+LAST_KEY_ID = 255
 
 
 class ChangeRefusedError(Exception):
@@ -52,20 +105,19 @@ class ChangeRefusedError(Exception):
         self.code = code
 
 
+_WISHES = tuple(KeyWish)
 _LARGEST = 10**15
+LONGEST_OVERLAP_MS = 366 * DAY_MS
+_KEY = re.compile(r"[0-9a-f]{32}", re.IGNORECASE | re.ASCII)
 _LONGEST_NAME = 200
 
 
 def check(change: Change) -> None:
     """Raise ChangeRefusedError for a setting that makes no sense; the message says what would."""
-    if isinstance(change, DeleteMeter):
-        _is_id(change.id)
-        return
-    if isinstance(change, ReplaceMeter):
-        _whole("final", change.final_wh, 0)
-        _whole("initial", change.initial_wh, 0)
-        _whole("time", change.time_ms, 0)
-        return
+    _CHECKS[type(change)](change)
+
+
+def _check_settings(change: ChangeMeter) -> None:
     for setting, least in (("limit_wh", 0), ("modulus_wh", 1), ("max_power_w", 1)):
         value = getattr(change, setting)
         if isinstance(value, int):
@@ -80,6 +132,50 @@ def check(change: Change) -> None:
         )
     if isinstance(change.price, Decimal) and not _is_price(change.price):
         raise _refused("a price is a decimal from 0 to 1000000 with at most 8 places")
+
+
+def _check_registration(change: RegisterMeter) -> None:
+    _check_settings(change)
+    if change.key not in _WISHES and not _KEY.fullmatch(change.key):
+        raise _refused(f"a key is 32 hex digits, or one of {', '.join(_WISHES)}")
+
+
+def _check_replacement(change: ReplaceMeter) -> None:
+    _whole("final", change.final_wh, 0)
+    _whole("initial", change.initial_wh, 0)
+    _whole("time", change.time_ms, 0)
+
+
+def _check_added(change: AddMeters) -> None:
+    if not 1 <= len(change.ids) <= MOST_ADDED:
+        raise _refused(f"ids are 1 to {MOST_ADDED}, not {len(change.ids)}")
+    if change.key not in _WISHES:
+        raise _refused(f"of many meters, key is one of {', '.join(_WISHES)}")
+    for each in change.ids:
+        _is_id(each)
+
+
+def _check_rotation(change: RotateKey) -> None:
+    _is_id(change.id)
+    if not 0 <= change.replaces <= LAST_KEY_ID:
+        raise _refused(f"replaces is a key id, or 0 for none, not {change.replaces}")
+    if not 0 <= change.overlap_ms <= LONGEST_OVERLAP_MS:
+        raise _refused(f"overlap_ms is 0 to {LONGEST_OVERLAP_MS}, not {change.overlap_ms}")
+
+
+def _check_id(change: DeleteMeter | RevokeKeys) -> None:
+    _is_id(change.id)
+
+
+_CHECKS: dict[type[Change], Callable[[Any], None]] = {
+    ChangeMeter: _check_settings,
+    RegisterMeter: _check_registration,
+    ReplaceMeter: _check_replacement,
+    DeleteMeter: _check_id,
+    AddMeters: _check_added,
+    RotateKey: _check_rotation,
+    RevokeKeys: _check_id,
+}
 
 
 def _is_id(id: str) -> None:

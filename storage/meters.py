@@ -93,6 +93,12 @@ def named(connection: sa.Connection, wanted: list[int]) -> dict[int, tuple[str, 
     return found
 
 
+def names(connection: sa.Connection) -> dict[bytes, str]:
+    """The id of every meter, by its octets."""
+    rows = connection.execute(sa.select(_METERS.c.octets, _METERS.c.id))
+    return {row.octets: row.id for row in rows}
+
+
 def count(connection: sa.Connection) -> int:
     """How many meters there are."""
     return connection.execute(sa.select(sa.func.count()).select_from(_METERS)).scalar_one()
@@ -106,11 +112,41 @@ def numbered(connection: sa.Connection) -> Iterable[tuple[int, bytes, int | None
 
 def add_all(connection: sa.Connection, first: int, octets: list[bytes], now: int) -> None:
     """Add meters numbered from ``first`` on, under the ids that their octets say."""
+    _insert(connection, first, {own: meter_id.to_name(own) for own in octets}, now)
+
+
+def _insert(connection: sa.Connection, first: int, named: dict[bytes, str], now: int) -> None:
     rows = [
-        {"number": number, "octets": own, "id": meter_id.to_name(own), "created_ms": now}
-        for number, own in enumerate(octets, first)
+        {"number": number, "octets": own, "id": name, "created_ms": now}
+        for number, (own, name) in enumerate(named.items(), first)
     ]
-    connection.execute(_METERS.insert(), rows)
+    if rows:
+        connection.execute(_METERS.insert(), rows)
+
+
+def register(
+    connection: sa.Connection, first: int, named: dict[bytes, str], now: int
+) -> list[bytes]:
+    """Add those of many meters, ids by octets, that are not there yet; numbered from ``first`` on.
+
+    Answers the octets of those, in order. A long name that only its UUID was known of is kept.
+    """
+    there: dict[bytes, str] = {}
+    octets = list(named)
+    query = sa.select(_METERS.c.octets, _METERS.c.id)
+    for begin in range(0, len(octets), _MOST_NUMBERS):
+        some = octets[begin : begin + _MOST_NUMBERS]
+        rows = connection.execute(query.where(_METERS.c.octets.in_(some)))
+        there |= {row.octets: row.id for row in rows}
+    new = [own for own in octets if own not in there]
+    _insert(connection, first, {own: named[own] for own in new}, now)
+    for own, known in there.items():
+        usual = meter_id.to_name(own)
+        if known == usual and named[own].lower() != usual.lower():
+            connection.execute(
+                _METERS.update().where(_METERS.c.octets == own).values(id=named[own])
+            )
+    return new
 
 
 def report_limit(connection: sa.Connection, number: int, limit_wh: int) -> None:

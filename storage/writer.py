@@ -31,6 +31,7 @@ from storage.ladder import KEEP_ALL, Policy
 from storage.limit_watch import LimitAlert, LimitWatch
 from storage.outage import LogHeld, ServerAway, Spooling
 from storage.queries import Reader
+from storage.registry_changes import Registry
 from storage.trouble import Trouble
 from storage.upkeep import Upkeep
 from storage.wal import WalGuard
@@ -84,6 +85,7 @@ class Writer:
         )
         self._router = Router(endpoint, self._committing.receivers.number)
         self._sure = False  # what is known of the database is what it holds
+        self._registry = Registry(self._begin, self._committing.known, self._upkeep, database.data)
         self._settle_after = self._drain_after = 0.0
         self._trouble = Trouble()
         if not self._spooling.away:
@@ -290,9 +292,7 @@ class Writer:
 
     def _change(self, body: bytes) -> dict[str, Any]:
         """Make a change; the answer holds the meter's number, or an error's code and message."""
-        answer = registry_changes.make(
-            body, self._begin, self._committing.known, self._upkeep, _now()
-        )
+        answer = registry_changes.make(body, self._registry, _now())
         number = answer.get("number")
         if isinstance(number, int):
             self._watch.recheck(number)

@@ -106,7 +106,8 @@ def test_there_are_examples_of_every_kind() -> None:
         *("ping", "pong", "list_meters", "meters", "get_latest", "latest", "get_history"),
         *("history", "get_readings", "values", "get_total", "total", "list_alerts", "alerts"),
         *("get_bill", "bill", "change", "error", "live", "get_status", "get_fleet", "fleet"),
-        *("get_top", "top", "get_storage", "storage", "deleted"),
+        *("get_top", "top", "get_storage", "storage", "deleted", "list_keys", "keys"),
+        *("registered", "made_keys"),
     }
 
 
