@@ -71,6 +71,11 @@ class Windows:
         """The windows of the given rows, in their order."""
         return Windows(*(getattr(self, name)[rows] for name in COLUMNS))
 
+    @classmethod
+    def concatenate(cls, parts: list[Windows]) -> Windows:
+        """The windows of all parts, in the order of the parts."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS))
+
     def put(self, rows: Int64s, windows: Windows) -> None:
         """Replace the windows of the given rows, which are distinct."""
         for name in COLUMNS:
@@ -205,8 +210,8 @@ def acknowledgements(windows: Windows) -> tuple[UInt32s, UInt64s]:
     missing = ~windows.bitmap & (_ALL >> (_DEEPEST - depth))
     # The bits below the highest one that is missing: so many numbers are above ``next``.
     above = missing.copy()
-    for width in (1, 2, 4, 8, 16, 32):
-        above |= above >> np.uint64(width)
+    for width, _ in _SWAPS:
+        above |= above >> width
     count = np.bitwise_count(above).astype(np.uint64)  # 0: none is missing
     following = np.minimum(windows.highest + _ONE - count, np.uint64(LAST))
     told = windows.bitmap & (above >> _ONE)
