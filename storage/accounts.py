@@ -207,7 +207,8 @@ def window_of(table: Int64s) -> Windows:
 
 
 def _tables(connection: sa.Connection) -> Iterator[Int64s]:
-    result = connection.execution_options(stream_results=True).execute(sa.select(_LEDGER))
+    # Said to the statement: said to the connection, it would be of all that come after.
+    result = connection.execute(sa.select(_LEDGER), execution_options={"stream_results": True})
     try:
         while rows := result.fetchmany(_ROWS_A_READ):
             yield np.array([tuple(row) for row in rows], np.int64)
