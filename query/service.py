@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
 import zmq
 from sqlalchemy.exc import DBAPIError
 
+from query import losses
 from query import messages as m
 from query.asking import Answers
 from query.handlers import answer, meter_info
@@ -32,6 +34,9 @@ _MOST_FORWARDED = 1000
 _WRITER_WITHIN = 1.5  # seconds in which the writer answers
 
 
+_Waiting = m.GetStatus | m.GetLoss | m.Change  # requests that the writer answers
+
+
 @dataclass(frozen=True, slots=True)
 class _Asker:
     """Where a reply goes and how it is encoded."""
@@ -45,7 +50,7 @@ class _Forwarded:
     """A request that waits for the writer."""
 
     asker: _Asker
-    request: m.GetStatus | m.Change
+    request: _Waiting
     deadline: float
 
 
@@ -142,15 +147,22 @@ class Service:
         if isinstance(request, m.GetStatus):
             self._forward(asker, request, handover.STATUS, b"")
             return None
+        if isinstance(request, m.GetLoss):
+            self._forward(asker, request, handover.LOSS, self._question(request))
+            return None
         with self._snapshot() as reader:
             now = int(time.time() * 1000)
             return answer(
                 request, Answers(reader, self._defaults, self._policy, self._version, now)
             )
 
-    def _forward(
-        self, asker: _Asker, request: m.GetStatus | m.Change, kind: bytes, body: bytes
-    ) -> None:
+    def _question(self, request: m.GetLoss) -> bytes:
+        if request.id is None:
+            return msgspec.json.encode(losses.question(request, None))
+        with self._snapshot() as reader:
+            return msgspec.json.encode(losses.question(request, reader))
+
+    def _forward(self, asker: _Asker, request: _Waiting, kind: bytes, body: bytes) -> None:
         if len(self._forwarded) >= _MOST_FORWARDED:
             raise BusError("unavailable", "too many requests wait for the writer: try again")
         self._tags += 1
@@ -168,16 +180,27 @@ class Service:
             return  # answered after we gave up
         self._reply(waiting.asker, partial(self._told, waiting.request, frames[2]))
 
-    def _told(self, request: m.GetStatus | m.Change, answered: bytes) -> m.Reply:
+    def _told(self, request: _Waiting, answered: bytes) -> m.Reply:
         told = msgspec.json.decode(answered)
         if isinstance(request, m.GetStatus):
             return self._status(msgspec.convert(told, m.WriterStatus))
+        if isinstance(request, m.GetLoss):
+            return self._lost(request, told)
         if "error" in told:
             raise BusError(told["error"]["code"], told["error"]["message"])
         if isinstance(request.change, DeleteMeter):
             return m.Deleted(id=request.change.id, found=told["found"])
         with self._snapshot() as reader:
             return meter_info(reader.by_number(told["number"]), self._defaults)
+
+    def _lost(self, request: m.GetLoss, told: dict[str, Any]) -> m.Loss:
+        try:
+            with self._snapshot() as reader:
+                return losses.reply(request, told, reader)
+        except BusError:
+            if request.id is not None:
+                raise
+            return losses.unnamed(told)
 
     def _give_up(self) -> None:
         """Answer for a writer that is away."""
@@ -188,7 +211,10 @@ class Service:
             del self._forwarded[tag]
             self._reply(waiting.asker, partial(self._without_writer, waiting.request))
 
-    def _without_writer(self, request: m.GetStatus | m.Change) -> m.Reply:
+    def _without_writer(self, request: _Waiting) -> m.Reply:
+        if isinstance(request, m.GetLoss):
+            with self._snapshot() as reader:
+                return losses.from_tables(request, reader)
         if isinstance(request, m.Change):
             raise BusError(
                 "unavailable",

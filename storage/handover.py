@@ -17,7 +17,7 @@ from telemetry.datagrams import Envelopes
 from telemetry.formats.ack import ACK
 from telemetry.readings import COLUMNS, Readings
 
-BATCH, REPORT, CHANGE, STATUS = b"batch", b"report", b"change", b"status"
+BATCH, REPORT, CHANGE, STATUS, LOSS = b"batch", b"report", b"change", b"status", b"loss"
 COMMITTED, RESEND, ANSWER = b"committed", b"resend", b"answer"
 NUMBER = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")

@@ -130,8 +130,10 @@ class Ledger:
     ) -> Judged:
         """Judge datagrams in the order of arrival, and keep the verdict in this transaction.
 
-        ``row`` is the number of the journal's row that this commit makes, ``meter`` the number and
-        ``newest_ms`` the newest reading of each datagram, of shape (m,). Once a transaction.
+        ``row`` is the number of the journal's row that this commit makes; without readings it makes
+        none, and the next commit comes with the same number. ``meter`` is the number and
+        ``newest_ms`` the newest reading of each datagram, of shape (m,); ``now_ms`` is when they
+        came, which is long ago where they come from the spool. Once a transaction.
 
         Without a connection nothing is kept: the verdict is for answering meters whose datagrams
         go to the spool, the whole batch, whatever ``stored`` says of it; ``meter`` may be -1 there
@@ -162,16 +164,14 @@ class Ledger:
             self._ahead.windows.put(assessed.meter, assessed.windows)
         else:
             assessed = self._accounts.assess(delivery)
-            self._keep(connection, delivery, assessed, now_ms)
+            self._keep(connection, delivery, assessed)
         return _answers(envelopes, order, marks, assessed)
 
-    def _keep(
-        self, connection: sa.Connection, delivery: Delivery, assessed: Assessed, now_ms: int
-    ) -> None:
+    def _keep(self, connection: sa.Connection, delivery: Delivery, assessed: Assessed) -> None:
         number = self._accounts.last + 1
         totals = self._accounts.totals + assessed.counts.sum(axis=0)
         body = deliveries.encode(delivery, totals)
-        connection.execute(_DELIVERIES.insert().values(id=number, committed_ms=now_ms, body=body))
+        connection.execute(_DELIVERIES.insert().values(id=number, committed_ms=_now(), body=body))
         self._pending = assessed, number, len(body)
 
     def drained(self) -> None:
@@ -180,7 +180,7 @@ class Ledger:
 
     def count(self, connection: sa.Connection, counts: list[Counts]) -> None:
         """Keep what receivers counted, in this transaction."""
-        self._intake.keep(connection, counts, int(time.time() * 1000))
+        self._intake.keep(connection, counts, _now())
 
     def committed(self) -> None:
         """What was judged and counted since the last call is durable."""
@@ -313,3 +313,7 @@ def _answers(envelopes: Envelopes, order: Int64s, marks: Bytes, assessed: Assess
     found["epoch"] = now.epoch[answered]
     found["next"], found["bitmap"] = windows.acknowledgements(now.take(np.flatnonzero(answered)))
     return Judged(stored, found, answers)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -27,7 +27,7 @@ LONGEST = 320  # about 300
 EXCEPTIONS = {
     "storage/writer.py": (335, "one loop: what comes in, what is durable, who is told"),
     "storage/blocks.py": (340, "both halves of one format"),
-    "query/messages.py": (460, "the table of every request and reply"),
+    "query/messages.py": (520, "the table of every request and reply"),
 }
 
 MODULES = sorted(
