@@ -211,7 +211,7 @@ class Ledger:
         """
         if self._pass is None:
             due = now_ms - self._passed_ms >= _EVERY or self._octets > _LARGE
-            if not due or not self._accounts.changed.any():
+            if not due or not (self._deleted or self._accounts.changed.any()):
                 return False
             self._pass = self._begin_pass()
             self._passed_ms = now_ms
