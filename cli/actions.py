@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from msgspec import UNSET
 
 from cli import answers, values
+from cli import loss as loss_lines
 from cli import status as status_lines
 from cli.render import Answer
 from query import messages as m
@@ -45,6 +46,11 @@ def ping(client: Client, _: argparse.Namespace, __: Context) -> Answer:
 def status(client: Client, _: argparse.Namespace, __: Context) -> Answer:
     """How the collector is."""
     return status_lines.answer(client.status())
+
+
+def loss(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
+    """What was received, lost and refused: in all, or of a meter."""
+    return loss_lines.answer(client.loss(arguments.id), one=arguments.id is not None)
 
 
 def meters(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:

@@ -203,6 +203,13 @@ COMMANDS = (
         run=fleet.top,
     ),
     Command(
+        "loss",
+        "Show what was received, lost and refused: in all, or of a meter.",
+        (ANY_ID,),
+        ("loss", "loss kitchen", "loss --json"),
+        run=actions.loss,
+    ),
+    Command(
         "storage",
         "Show what is stored, how large it is, and what will be thinned next.",
         (),

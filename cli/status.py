@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from cli.loss import total_lines
 from cli.render import Answer, Column, Record
 from query import messages as m
 
@@ -69,6 +70,8 @@ def _lines(status: m.Status) -> Iterator[Record]:
         yield _line("writer", "in the spool", writer.spooled, "readings")
     if writer.trouble:
         yield _line("writer", "trouble", writer.trouble)
+    if writer.loss is not None:
+        yield from total_lines("delivery", writer.loss)
     for number, receiver in enumerate(writer.receivers, 1):
         yield from _receiver_lines(f"receiver {number}", receiver, status.now_ms)
 

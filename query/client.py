@@ -173,6 +173,10 @@ class Client:
         """What is stored, how large it is, and what will be thinned next."""
         return self._ask(m.GetStorage(), m.Storage)
 
+    def loss(self, id: str | None = None, *, skip: int = 0, most: int = 10) -> m.Loss:
+        """What was received, lost and refused: of one meter, or in all and of the worst meters."""
+        return self._ask(m.GetLoss(id=id, skip=skip, most=most), m.Loss)
+
     def register(
         self,
         id: str,

@@ -71,6 +71,21 @@ class ReceiverStatus(Reply, frozen=True):
     listeners: list[ListenerStatus]
 
 
+class LossTotals(Reply, frozen=True):
+    """What came of all datagrams, since counting began (docs/delivery.md)."""
+
+    received: int
+    unique: int
+    duplicate: int
+    stale: int
+    out_of_order: int
+    late: int
+    lost: int
+    rejected: dict[str, int]
+    kernel_drops: int
+    back_pressure_drops: int
+
+
 class WriterStatus(Reply, frozen=True):
     """The writing process, counted since it started."""
 
@@ -82,6 +97,7 @@ class WriterStatus(Reply, frozen=True):
     spooling: bool = False  # the database's server is away
     spooled: int = 0  # readings on the writer's disk that are not in the database yet
     trouble: str | None = None  # what keeps it from writing
+    loss: LossTotals | None = None
 
 
 class Status(Reply, tag="status", frozen=True):
@@ -399,6 +415,54 @@ class GetStorage(Request, tag="get_storage", frozen=True):
     reply = Storage
 
 
+class MeterLoss(Reply, frozen=True):
+    """What came of the datagrams of one meter."""
+
+    id: str
+    name: str | None
+    received: int
+    unique: int
+    duplicate: int
+    stale: int
+    out_of_order: int
+    late: int
+    lost: int
+    rejected: dict[str, int]
+
+
+class ListenerLoss(Reply, frozen=True):
+    """What came of the datagrams at one listener."""
+
+    listener: str
+    accepted: int
+    rejected: dict[str, int]
+    kernel_drops: int
+    back_pressure_drops: int
+
+
+class Loss(Reply, tag="loss", frozen=True):
+    """What was lost, as of ``as_of_ms``; None where nothing was ever counted.
+
+    ``meters`` is the one that was asked for, or those that lost most, the worst first; ``next`` is
+    what to send as ``skip`` for more of them.
+    """
+
+    as_of_ms: int | None
+    totals: LossTotals
+    listeners: list[ListenerLoss]
+    meters: list[MeterLoss]
+    next: int | None
+
+
+class GetLoss(Request, tag="get_loss", frozen=True):
+    """What was received, lost and refused: of one meter, or of all?"""
+
+    reply = Loss
+    id: str | None = None
+    skip: int = 0
+    most: int = 10
+
+
 class Deleted(Reply, tag="deleted", frozen=True):
     """No meter has this id any more; ``found`` says whether one had it just now."""
 
@@ -499,6 +563,7 @@ AnyRequest = (
     | GetTop
     | GetStorage
     | ListKeys
+    | GetLoss
     | Change
 )
 AnyReply = (
@@ -515,6 +580,7 @@ AnyReply = (
     | Fleet
     | Top
     | Storage
+    | Loss
     | Deleted
     | Registered
     | MadeKey

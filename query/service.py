@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import msgspec
 import zmq
 from sqlalchemy.exc import DBAPIError
 
-from query import key_replies
+from query import key_replies, losses
 from query import messages as m
 from query.asking import Answers
 from query.handlers import answer, meter_info
@@ -41,7 +42,7 @@ class _Asker:
     header: bytes
 
 
-_ForWriter = m.GetStatus | m.ListKeys | m.Change
+_ForWriter = m.GetStatus | m.GetLoss | m.ListKeys | m.Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +150,20 @@ class Service:
         if isinstance(request, m.GetStatus):
             self._forward(asker, request, handover.STATUS, b"")
             return None
+        if isinstance(request, m.GetLoss):
+            self._forward(asker, request, handover.LOSS, self._question(request))
+            return None
         with self._snapshot() as reader:
             now = int(time.time() * 1000)
             return answer(
                 request, Answers(reader, self._defaults, self._policy, self._version, now)
             )
+
+    def _question(self, request: m.GetLoss) -> bytes:
+        if request.id is None:
+            return msgspec.json.encode(losses.question(request, None))
+        with self._snapshot() as reader:
+            return msgspec.json.encode(losses.question(request, reader))
 
     def _forward(self, asker: _Asker, request: _ForWriter, kind: bytes, body: bytes) -> None:
         if len(self._forwarded) >= _MOST_FORWARDED:
@@ -177,6 +187,8 @@ class Service:
         told = msgspec.json.decode(answered)
         if isinstance(request, m.GetStatus):
             return self._status(msgspec.convert(told, m.WriterStatus))
+        if isinstance(request, m.GetLoss):
+            return self._lost(request, told)
         if "error" in told:
             raise BusError(told["error"]["code"], told["error"]["message"])
         if "number" not in told:
@@ -186,6 +198,15 @@ class Service:
         if "key_id" in told:
             return m.Registered(meter=meter, made=key_replies.made_key(meter.id, told))
         return meter
+
+    def _lost(self, request: m.GetLoss, told: dict[str, Any]) -> m.Loss:
+        try:
+            with self._snapshot() as reader:
+                return losses.reply(request, told, reader)
+        except BusError:
+            if request.id is not None:
+                raise
+            return losses.unnamed(told)
 
     def _give_up(self) -> None:
         """Answer for a writer that is away."""
@@ -199,6 +220,9 @@ class Service:
     def _without_writer(self, request: _ForWriter) -> m.Reply:
         if isinstance(request, m.GetStatus):
             return self._status(None)
+        if isinstance(request, m.GetLoss):
+            with self._snapshot() as reader:
+                return losses.from_tables(request, reader)
         raise BusError(
             "unavailable",
             "the writer does not answer; a change may or may not be made: try again",

@@ -34,7 +34,7 @@ class Committing:
     ) -> None:
         """``begin`` makes transactions in which ``catch_up`` was called when it was due."""
         self.known = Known()
-        self.ledger = Ledger()
+        self.ledger = Ledger(begin)
         self.receivers = Receivers(now_ms)
         self._tally = Tally(now_ms)
         self._begin, self._spool = begin, spool
@@ -64,8 +64,8 @@ class Committing:
         )
 
     def status(self) -> dict[str, Any]:
-        """What was committed, and how quickly."""
-        return self._tally.status()
+        """What was committed, how quickly, and what was lost."""
+        return {**self._tally.status(), "loss": self.ledger.status()}
 
     def commit(self, group: Group, number: int) -> Kept:
         """Commit a group, which may come from the spool, and of it no batch that is committed."""

@@ -29,9 +29,13 @@ _INFO, _JOURNAL, _BLOCKS, _DAILY = schema.info, schema.journal, schema.blocks, s
 _NOTE = "deletion "
 _HIGHEST = "highest_meter"
 _PATIENCE = 1.0  # seconds between tries
-# Every table that has plain rows of meters; ``daily`` is large and goes by day.
-_PLAIN = [table for table in schema.metadata.tables.values() if "meter" in table.c]
-_PLAIN.remove(_DAILY)
+# Every table that has plain rows of meters; ``daily`` is large and goes by day, and what a meter
+# has in ``ledger`` the writer's Ledger adds to that of all deleted ones.
+_PLAIN = [
+    table
+    for table in schema.metadata.tables.values()
+    if "meter" in table.c and table not in (_DAILY, schema.ledger)
+]
 
 
 class Stage(StrEnum):

@@ -20,7 +20,7 @@ from telemetry.datagrams import Envelopes
 from telemetry.formats.ack import ACK
 from telemetry.readings import Readings
 
-BATCH, REPORT, CHANGE, STATUS = b"batch", b"report", b"change", b"status"
+BATCH, REPORT, CHANGE, STATUS, LOSS = b"batch", b"report", b"change", b"status", b"loss"
 COMMITTED, RESEND, ANSWER = b"committed", b"resend", b"answer"
 NUMBER = struct.Struct("<Q")
 _RECEIVER, _DRAWN = b"r", 15  # how a receiver's routing id begins, and its random octets

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from storage import blocks, journal, schema
+from storage import blocks, deliveries, journal, schema
 from storage.engine import StorageError
 
 _MAGIC = b"SQLite format 3\0"
@@ -20,6 +20,7 @@ _MAGIC = b"SQLite format 3\0"
 _DECODERS: dict[str, Callable[[bytes], object]] = {
     "journal": journal.decode,
     "blocks": blocks.decode,
+    "deliveries": deliveries.decode,
 }
 
 

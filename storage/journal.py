@@ -5,17 +5,15 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from storage.columns import DamagedError as DamagedError  # part of what this module says
+from storage.columns import pack, unpack
 from telemetry.readings import Int64s, Readings, UInt16s, UInt32s, UInt64s
 
 _HEAD = struct.Struct("<4sII")
 _MAGIC = b"WBJ2"
-_WIDTH_AND_LEAST = struct.Struct("<Bq")
-_UNSIGNED = {0: "<u1", 1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 _COLUMNS: dict[str, type[np.generic]] = {
     "meter": np.uint32,
     "register": np.uint16,
@@ -30,10 +28,6 @@ _WIDTH = sum(np.dtype(dtype).itemsize for dtype in _COLUMNS.values())
 _ROW_BITS = 20
 MOST_READINGS = 1 << _ROW_BITS
 _ROW_MASK = np.uint64(MOST_READINGS - 1)
-
-
-class DamagedError(ValueError):
-    """Stored octets that are not what was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +82,8 @@ def sort(meter: UInt32s, readings: Readings) -> Batch:
 
 def encode(batch: Batch) -> bytes:
     """The body of the batch's row: each column as what is above its least value, kept short."""
-    widths, parts = [], []
-    for name in _COLUMNS:
-        width, least, offsets = _shorten(getattr(batch, name))
-        widths.append(_WIDTH_AND_LEAST.pack(width, least))
-        parts.append(offsets)
-    columns = b"".join([*widths, *parts])
+    columns = pack(getattr(batch, name) for name in _COLUMNS)
     return _HEAD.pack(_MAGIC, len(batch), zlib.crc32(columns)) + columns
-
-
-def _shorten(column: npt.NDArray[Any]) -> tuple[int, int, bytes]:
-    """The octets an offset needs, the least value, and all values' offsets from it."""
-    if not len(column):
-        return 0, 0, b""
-    least, span = int(column.min()), int(column.max()) - int(column.min())
-    width = next(width for width in _UNSIGNED if span < 1 << 8 * width)
-    if width == 0:
-        return width, least, b""
-    offsets = column - column.dtype.type(least)  # beyond 63 bits it wraps, as adding it does
-    return width, least, offsets.astype(_UNSIGNED[width], copy=False).tobytes()
 
 
 def decode(body: bytes) -> Batch:
@@ -134,27 +111,10 @@ def _decode_1(body: bytes, count: int) -> Batch:
 
 
 def _decode_2(body: bytes, count: int) -> Batch:
-    offset = _HEAD.size + len(_COLUMNS) * _WIDTH_AND_LEAST.size
-    if len(body) < offset:
-        raise DamagedError(f"a body of {len(body)} octets is too short for its columns")
-    heads = list(_WIDTH_AND_LEAST.iter_unpack(body[_HEAD.size : offset]))
-    if any(width not in _UNSIGNED for width, _ in heads):
-        raise DamagedError("the body has offsets of a width that there is not")
-    if len(body) != offset + count * sum(width for width, _ in heads) or count > MOST_READINGS:
-        raise DamagedError(f"the body of {count} readings has {len(body)} octets")
-    columns = {}
-    for (name, dtype), (width, least) in zip(_COLUMNS.items(), heads, strict=True):
-        limits = np.iinfo(np.dtype(dtype))
-        if not limits.min <= least <= limits.max:
-            raise DamagedError(f"the body's least {name} is {least}")
-        if width == 0:
-            columns[name] = np.full(count, least, dtype)
-        else:
-            offsets = np.frombuffer(body, _UNSIGNED[width], count, offset)
-            columns[name] = offsets.astype(dtype)
-            columns[name] += np.array(least, dtype)
-        offset += width * count
-    return Batch(**columns)
+    if count > MOST_READINGS:
+        raise DamagedError(f"the body says that it has {count} readings")
+    columns = unpack(body, _HEAD.size, count, list(_COLUMNS.values()))
+    return Batch(**dict(zip(_COLUMNS, columns, strict=True)))
 
 
 _VERSIONS = {b"WBJ1": _decode_1, _MAGIC: _decode_2}

@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 2  # each has its step in storage/migrations/versions
+VERSION = 3  # each has its step in storage/migrations/versions
 
 # SQLite counts rows in 64 bits under the name INTEGER; only so is the key the row's own number.
 _LONG = BigInteger().with_variant(Integer, "sqlite")
@@ -126,14 +126,6 @@ thinned = Table(
 )
 
 # Which batches are committed of each receiver, by its routing id in hexadecimal.
-receivers = Table(
-    "receivers",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("number", BigInteger, nullable=False),
-    Column("seen_ms", BigInteger, nullable=False),
-)
-
 alerts = Table(
     "alerts",
     metadata,
@@ -148,4 +140,75 @@ alerts = Table(
     Column("raised_ms", BigInteger, nullable=False),
     UniqueConstraint("meter", "kind", "period_start_ms"),
     Index("alerts_by_time", "time_ms"),
+)
+
+# Windows and counts by meter (docs/delivery.md), and what deleted meters had under meter 0.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("meter", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("highest", BigInteger, nullable=False),
+    Column("counted_from", BigInteger, nullable=False),
+    Column("bitmap", BigInteger, nullable=False),  # 64 bits, the uppermost as the sign
+    Column("uniques", BigInteger, nullable=False),
+    Column("duplicates", BigInteger, nullable=False),
+    Column("stale", BigInteger, nullable=False),
+    Column("out_of_order", BigInteger, nullable=False),
+    Column("late", BigInteger, nullable=False),
+    Column("lost", BigInteger, nullable=False),
+    Column("delivery", BigInteger, nullable=False),  # the last of ``deliveries`` that is in it
+)
+
+# What datagrams each commit had; goes once ``ledger`` has it, but for the newest.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _LONG, primary_key=True, autoincrement=False),
+    Column("committed_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+# The batches that are committed, by the receiver that numbered them.
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+)
+
+listeners = Table(
+    "listeners",
+    metadata,
+    Column("listener", String(128), primary_key=True),
+    Column("accepted", BigInteger, nullable=False),
+    Column("kernel_drops", BigInteger, nullable=False),  # without those of back-pressure
+    Column("back_pressure_drops", BigInteger, nullable=False),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("listener", String(128), primary_key=True),
+    Column("reason", String(32), primary_key=True),
+    Column("datagrams", BigInteger, nullable=False),
+)
+
+# Those of the refused datagrams that named a meter with a key.
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("meter", Integer, primary_key=True, autoincrement=False),
+    Column("reason", String(32), primary_key=True),
+    Column("datagrams", BigInteger, nullable=False),
+)
+
+# How far each socket's own count of drops has come, modulo 2**32.
+sockets = Table(
+    "sockets",
+    metadata,
+    Column("socket", String(128), primary_key=True),
+    Column("drops", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
 )

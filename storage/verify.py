@@ -6,12 +6,12 @@ merging shows as a difference; no snapshot lasts long but that of SQLite's check
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from storage import schema, verify_bodies, verify_meters, verify_rows
+from storage import schema, verify_bodies, verify_ledger, verify_meters, verify_rows
 from storage.defaults import Defaults
 from storage.engine import Database, open_reader, reason
 from storage.verify_report import Difference, Report, Totals
@@ -45,7 +45,7 @@ class _Verification:
     def run(self) -> Totals:
         """Look at everything that can be read."""
         self._report.reached("file", 0, 1)
-        for look in (self._file, self._rows, self._blocks, self._journal, self._meters):
+        for look in self._looks:
             try:
                 if not look():
                     break
@@ -55,6 +55,10 @@ class _Verification:
                 lost = f"damaged ({reason(error)})"
                 self._tell([Difference(look.__name__.strip("_"), "the file", lost, "readable")])
         return self._totals
+
+    @property
+    def _looks(self) -> tuple[Callable[[], bool], ...]:
+        return self._file, self._rows, self._ledger, self._blocks, self._journal, self._meters
 
     def _file(self) -> bool:
         with self._engine.connect() as connection:
@@ -69,6 +73,11 @@ class _Verification:
         for found in verify_rows.of_registry(self._snapshot):
             self._tell(found)
         return not verify_rows.unreadable(of_watermark)
+
+    def _ledger(self) -> bool:
+        for found in verify_ledger.of_ledger(self._snapshot):
+            self._tell(found)
+        return True
 
     def _blocks(self) -> bool:
         of = self._count(schema.blocks)

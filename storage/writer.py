@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -86,6 +86,11 @@ class Writer:
         self._router = Router(endpoint, self._committing.receivers.number)
         self._sure = False  # what is known of the database is what it holds
         self._registry = Registry(self._begin, self._committing.known, self._upkeep, database.data)
+        self._answers: dict[bytes, Callable[[bytes], object]] = {
+            handover.STATUS: lambda _: self.status(),
+            handover.LOSS: lambda body: self._committing.ledger.loss(body, _now()),
+            handover.CHANGE: self._change,
+        }
         self._settle_after = self._drain_after = 0.0
         self._trouble = Trouble()
         if not self._spooling.away:
@@ -194,6 +199,9 @@ class Writer:
         """Close socket and database."""
         self._router.close()
         self._reader.close()
+        if not self._spooling.away:
+            with suppress(*REFUSALS, StorageError):
+                self._committing.ledger.fold()
         close_writer(self._engine)
         self._spooling.close()
 
@@ -277,8 +285,7 @@ class Writer:
     def _answer_requests(self) -> None:
         requests, self._router.requests = self._router.requests, []
         for sender, kind, tag, body in requests:
-            reply = self.status() if kind == handover.STATUS else self._change(body)
-            self._router.answer(sender, tag, reply)
+            self._router.answer(sender, tag, self._answers[kind](body))
 
     def status(self) -> dict[str, Any]:
         """What the writer has done since it started, and what its receivers reported."""

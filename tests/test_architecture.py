@@ -25,7 +25,7 @@ CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counte
 
 LONGEST = 320  # about 300
 EXCEPTIONS = {
-    "query/messages.py": (540, "the table of every request and reply"),
+    "query/messages.py": (620, "the table of every request and reply"),
 }
 
 MODULES = sorted(

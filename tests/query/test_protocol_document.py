@@ -107,7 +107,7 @@ def test_there_are_examples_of_every_kind() -> None:
         *("history", "get_readings", "values", "get_total", "total", "list_alerts", "alerts"),
         *("get_bill", "bill", "change", "error", "live", "get_status", "get_fleet", "fleet"),
         *("get_top", "top", "get_storage", "storage", "deleted", "list_keys", "keys"),
-        *("registered", "made_keys"),
+        *("registered", "made_keys", "get_loss", "loss"),
     }
 
 
@@ -158,6 +158,7 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"| a reply | {transport.LONGEST_MESSAGE:,} octets |" in limits
     assert f"| rows of a page | {messages.MOST_ROWS:,} |" in limits
     assert f"how many meters, 1 to {messages.MOST_TOP:,} |" in SECTIONS["get_top"]
+    assert f"how many meters, 1 to {messages.MOST_TOP:,} |" in SECTIONS["get_loss"]
     assert f"Protocol version {messages.PROTOCOL}," in TEXT
     assert f"within {service._WRITER_WITHIN:g} seconds" in TEXT
     assert (

@@ -26,20 +26,20 @@ class ModelLedger(Ledger):
 
     def __init__(self, *_: Any) -> None:
         self._windows: _Windows = {}
-        self._pending: _Windows | None = None
-        self._ahead: _Windows | None = None
+        self._begun: _Windows | None = None
+        self._foreseen: _Windows | None = None
         self.calls: list[tuple[bool, int, int]] = []  # with a connection, the row, arrived
         self.counted: list[Counts] = []
 
     def learn(self, connection: sa.Connection) -> None:
-        self._pending = None
+        self._begun = None
 
     def committed(self) -> None:
-        if self._pending is not None:
-            self._windows, self._pending = self._pending, None
+        if self._begun is not None:
+            self._windows, self._begun = self._begun, None
 
     def drained(self) -> None:
-        self._ahead = None
+        self._foreseen = None
 
     def count(self, connection: sa.Connection, counts: list[Counts]) -> None:
         self.counted += counts
@@ -57,11 +57,11 @@ class ModelLedger(Ledger):
         self.calls.append((connection is not None, row, now_ms))
         windows = self._windows
         if connection is None:
-            if self._ahead is None:
-                self._ahead = copy.deepcopy(self._windows)
-            windows = self._ahead
+            if self._foreseen is None:
+                self._foreseen = copy.deepcopy(self._windows)
+            windows = self._foreseen
         else:
-            windows = self._pending = copy.deepcopy(windows)
+            windows = self._begun = copy.deepcopy(windows)
         stored: list[bool] = []
         wanting: dict[tuple[int, int], list[int]] = {}
         for at in range(len(envelopes)):

@@ -179,7 +179,7 @@ def test_a_flipped_bit(body: bytes) -> None:
     [
         (b"", "a body of 0 octets is too short for a header"),
         (b"WBJ3" + GOLDEN[4:], "the body starts with b'WBJ3', not b'WBJ2'"),
-        (GOLDEN + b"\0", f"the body of 4 readings has {len(GOLDEN) + 1} octets"),
+        (GOLDEN + b"\0", f"the body of 4 rows has {len(GOLDEN) + 1} octets"),
         (GOLDEN[:8] + bytes(4) + GOLDEN[12:], "the body's checksum does not match its octets"),
     ],
 )

@@ -528,7 +528,7 @@ from storage.migrate import Report
 
 data = Path(sys.argv[1])
 size = database_path(data).stat().st_size
-resource.setrlimit(resource.RLIMIT_FSIZE, (size + 65536, size + 65536))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 131072, size + 131072))
 close_writer(open_writer(Database(data), Report(print)))
 """
 
@@ -630,7 +630,7 @@ def test_migrate_without_starting(tmp_path: Path) -> None:
     frozen(1, tmp_path)
     data = ("--data", str(tmp_path))
     done = wattbus("migrate", "--check", *data)
-    assert (done.returncode, done.stdout) == (1, "a migration is needed: from schema 1 to 2\n")
+    assert (done.returncode, done.stdout) == (1, "a migration is needed: from schema 1 to 3\n")
     assert not list(tmp_path.glob("*schema1*"))
     done = wattbus("migrate", *data)
     assert done.returncode == 0
@@ -639,7 +639,7 @@ def test_migrate_without_starting(tmp_path: Path) -> None:
     check_answers(tmp_path)
     for words in (data, (*data, "--check")):
         done = wattbus("migrate", *words)
-        assert (done.returncode, done.stdout) == (0, "nothing to do: the database has schema 2\n")
+        assert (done.returncode, done.stdout) == (0, "nothing to do: the database has schema 3\n")
         assert done.stderr == ""
     assert len(list(tmp_path.glob("*schema*"))) == 1
 
