@@ -37,6 +37,7 @@ class Stack:
 
     data: Path
     flags: list[str] = field(default_factory=list)
+    program: tuple[str, ...] = ("-m", "cli.main")
     udp_port: int = field(default_factory=lambda: free_port(socket.SOCK_DGRAM))
     query_port: int = field(default_factory=free_port)
     live_port: int = field(default_factory=free_port)
@@ -90,7 +91,7 @@ class Stack:
         flags = ["--data", str(self.data), "--time-zone", "UTC", *self.ports, *self.flags]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "serve", *flags],
+                [sys.executable, *self.program, "serve", *flags],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,

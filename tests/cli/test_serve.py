@@ -46,7 +46,7 @@ def part_of(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         words = process.cmdline()
         for at, word in enumerate(words[:-1]):
-            if word == "cli.main" or word.startswith("import sys"):
+            if word in ("cli", "cli.main") or word.startswith("import sys"):
                 return words[at + 1]
     return ""
 
