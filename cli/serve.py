@@ -21,6 +21,7 @@ from query.client import DEFAULT_ENDPOINT
 
 log = logging.getLogger("serve")
 
+MODULE = "cli"  # what Python runs as a part
 # In the order of starting.
 PARTS = ("writer", "receiver", "query", "http")
 # The receiver and then the writer are the last, so that the writer commits all that was received,
@@ -79,8 +80,7 @@ def _children(
     arguments: argparse.Namespace, settings: Config, held: list[socket.socket]
 ) -> dict[str, Child]:
     flags = config.flags_of(arguments)
-    wattbus = [sys.executable, "-m", "cli"]
-    children = {name: Child(name, [*wattbus, name, *flags]) for name in PARTS}
+    children = {name: Child(name, [sys.executable, "-m", MODULE, name, *flags]) for name in PARTS}
     children["receiver"].sockets = held
     if arguments.demo:
         first = settings.listeners[0]
