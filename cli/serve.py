@@ -22,8 +22,12 @@ from query.client import DEFAULT_ENDPOINT
 log = logging.getLogger("serve")
 
 MODULE = "cli"  # what Python runs as a part
-# In the order of starting.
 PARTS = ("writer", "receiver", "query", "http")
+# What is started, and what must be ready before the next.
+_IN_TURN = (
+    (("writer", "receiver"), ("receiver",)),
+    (("query", "http"), ("writer", "query", "http")),
+)
 # The receiver and then the writer are the last, so that the writer commits all that was received,
 # and what comes meanwhile waits in the sockets' buffers for a short time only.
 _STOP_ORDER = ("demo", "http", "query", "receiver", "writer")
@@ -104,22 +108,30 @@ def _children(
 
 
 def _start(children: dict[str, Child], stop: threading.Event) -> int:
-    """Start the parts at once, wait until they are ready, then start the rest.
+    """Start the parts, wait until they are ready, then start the rest.
 
-    The answer is an exit code, 0 when all are ready.
+    The answer is an exit code, 0 when all are ready, or when told to stop.
     """
-    parts = [child for child in children.values() if child.reports_ready]
-    for child in parts:
-        child.start()
-    for child in parts:
-        if not child.wait_ready(stop) and not stop.is_set():
-            log.error("%s did not start", child.name)
-            return child.exit_code() or 1
-    if not stop.is_set():
-        for child in children.values():
-            if not child.reports_ready:
-                child.start()
+    # Meters come first: who asks does not take the processor from the receiver while it starts.
+    code = 0
+    for names, awaited in _IN_TURN:
+        for name in names:
+            children[name].start()
+        for name in awaited:
+            code = code or _wait_ready(children[name], stop)
+        if code or stop.is_set():
+            return code
+    for child in children.values():
+        if not child.reports_ready:
+            child.start()
     return 0
+
+
+def _wait_ready(child: Child, stop: threading.Event) -> int:
+    if child.wait_ready(stop) or stop.is_set():
+        return 0
+    log.error("%s did not start", child.name)
+    return child.exit_code() or 1
 
 
 def _supervise(

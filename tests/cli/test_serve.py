@@ -334,7 +334,7 @@ def test_serve_with_a_port_in_use(tmp_path: Path, name: str) -> None:
     ]
     assert "Traceback" not in said
     assert out == ""
-    assert len(begun) == len(PARTS)
+    assert len(begun) == (0 if name == "udp" else len(PARTS))  # serve itself holds the UDP sockets
     end(list(begun), 0.1)
 
 
