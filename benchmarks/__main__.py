@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, databases, forged, grow, ingest, store
+from benchmarks import ask, databases, forged, grow, ingest, kill, store
 
 SUITES = {
     "ingest": ingest,
@@ -18,6 +18,7 @@ SUITES = {
     "store": store,
     "grow": grow,
 }
+SOAKS = {"kill": kill}  # too long to run unless asked for
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     subparsers = parser.add_subparsers(dest="suite")
     parsers = {}
-    for name, suite in SUITES.items():
+    for name, suite in (SUITES | SOAKS).items():
         parsers[name] = subparsers.add_parser(name, help=suite.__doc__)
         suite.add_arguments(parsers[name])
     arguments = parser.parse_args()
@@ -33,7 +34,8 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True)  # long work, piped into a file
     print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", end=", ")
     print(f"Python {platform.python_version()}")
-    for name, suite in SUITES.items():
+    chosen = SUITES if arguments.suite is None else SUITES | SOAKS
+    for name, suite in chosen.items():
         if arguments.suite in (None, name):
             print(f"\n== {name}: {(suite.__doc__ or '').strip()}")
             suite.run(arguments if arguments.suite else parsers[name].parse_args([]))

@@ -120,4 +120,4 @@ def peak(pid: int) -> float:
 
 def _name(process: psutil.Process) -> str:
     command = process.cmdline()
-    return str(command[command.index("cli.main") + 1])
+    return str(command[command.index("cli") + 1])  # behind python -m

@@ -10,7 +10,7 @@ import tempfile
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -21,7 +21,9 @@ from cli.config_lines import line_of
 from cli.config_listeners import LOOPBACK, Listener
 from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
-from storage.engine import Database, StorageError, place
+
+if TYPE_CHECKING:  # the receiver and what serves start without SQL, which is slow to import
+    from storage.database import Database
 
 _LONGEST_IPC_PATH = 100  # the kernel's limit is 107
 
@@ -61,6 +63,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     @property
     def database(self) -> Database:
         """The database: on a server, or in the directory of all data."""
+        from storage.database import Database
+
         return Database(self.directory, self.database_url)
 
     @property
@@ -279,9 +283,12 @@ def _check(config: Config, path: Path | None) -> None:
 
 def _wrong_url(url: str | None) -> str:
     """What is wrong with the URL of a database, or nothing."""
+    if url is None:
+        return ""
+    from storage.engine import Database, StorageError, place
+
     try:
-        if url is not None:
-            place(Database(Path(), url or "empty"))
+        place(Database(Path(), url or "empty"))
     except StorageError as error:
         return str(error)
     return ""

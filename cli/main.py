@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from functools import partial
 
 from cli import (
     care,
     commands,
-    config,
     exporting,
     importing,
     meter,
@@ -18,17 +15,14 @@ from cli import (
     migrate,
     processes,
     repl,
-    serve,
+    serving,
     verify,
     watch,
 )
+from cli.serving import Program
 
-# Programs: name, summary, description, arguments, main.
-_Program = tuple[
-    str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]
-]
-_PROGRAMS: tuple[_Program, ...] = (
-    ("serve", "start the whole collector", serve.add_arguments, serve.run),
+_PROGRAMS: tuple[Program, ...] = (
+    serving.SERVE,
     ("meter", "send datagrams as a meter does", meter_options.add_arguments, meter.run),
     ("import", "store the readings of files", importing.add_arguments, importing.run),
     ("export", "write readings to a file", exporting.add_arguments, exporting.run),
@@ -41,30 +35,7 @@ _PROGRAMS: tuple[_Program, ...] = (
     ),
     ("restore", "make a backup the database", care.add_restore_arguments, care.run_restore),
     ("watch", "show a meter's readings as they are stored", watch.add_arguments, watch.run),
-    (
-        "receiver",
-        "start only the part that takes in datagrams",
-        config.add_arguments,
-        partial(processes.run, processes.receiver),
-    ),
-    (
-        "writer",
-        "start only the part that stores readings",
-        config.add_arguments,
-        partial(processes.run, processes.writer),
-    ),
-    (
-        "query",
-        "start only the query service",
-        config.add_arguments,
-        partial(processes.run, processes.query),
-    ),
-    (
-        "http",
-        "start only the HTTP shim",
-        config.add_arguments,
-        partial(processes.run, processes.http),
-    ),
+    *serving.PARTS,
     (
         "migrate",
         "bring the database to the schema of this version",
@@ -90,23 +61,12 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="wattbus",
-        description="Takes in electricity meters' readings over UDP and answers for them.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = serving.build_parser()
+    parser.epilog = _EPILOG
     parser.add_argument("--version", action="version", version=f"wattbus {processes.version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, summary, add_arguments, run in _PROGRAMS:
-        program = subparsers.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add_arguments(program)
-        program.set_defaults(run=run)
+    for program in _PROGRAMS:
+        serving.add(subparsers, program)
     commands.add_parsers(subparsers)
     return parser
 

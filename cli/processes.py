@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -17,13 +16,11 @@ from typing import TypeVar
 
 import msgspec
 import zmq
-from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
 
 from cli import config
 from cli.config import Config, ConfigError
 from query.messages import ListenerStatus, ReceiverStatus
-from storage.engine import StorageError, place
-from storage.trouble import plain
+from storage.errors import StorageError
 from telemetry.keys import KeyRing
 from telemetry.receiver import Listener
 
@@ -99,15 +96,29 @@ def run(part: Callable[[Config, threading.Event], None], arguments: argparse.Nam
     try:
         settings = config.load(arguments)
         part(settings, stop_event())
-    except (ConfigError, StartError, StorageError) as error:
-        print(f"wattbus: {error}", file=sys.stderr)
-        return _EXIT_WRONG_INPUT
-    except (IntegrityError, ProgrammingError):
-        raise  # our mistakes
-    except DatabaseError as error:
-        print(f"wattbus: {plain(error)}", file=sys.stderr)
+    except Exception as error:
+        complaint = _complaint(error)
+        if complaint is None:
+            raise  # our mistake
+        print(f"wattbus: {complaint}", file=sys.stderr)
         return _EXIT_WRONG_INPUT
     return 0
+
+
+def _complaint(error: Exception) -> str | None:
+    """What to say of an error that is not our mistake."""
+    if isinstance(error, (ConfigError, StartError)):
+        return str(error)
+    # Slow to import, and not needed by parts that know no database.
+    from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
+
+    from storage.database import StorageError
+    from storage.trouble import plain
+
+    if isinstance(error, StorageError):
+        return str(error)
+    ours = not isinstance(error, DatabaseError)
+    return None if ours or isinstance(error, (IntegrityError, ProgrammingError)) else plain(error)
 
 
 def in_use(what: str, host: str, port: int, option: str, error: OSError) -> StartError:
@@ -122,25 +133,19 @@ def in_use(what: str, host: str, port: int, option: str, error: OSError) -> Star
 
 def receiver(settings: Config, stop: threading.Event) -> None:
     """Take in datagrams and hand their readings to the writer."""
+    from cli.sockets import open_all
     from storage.handover import Handover
     from storage.meter_keys import Keys
     from telemetry.admission import Allowed
     from telemetry.formats import FORMATS
-    from telemetry.receiver import bind, describe, receive
+    from telemetry.receiver import describe, receive
 
     keys = Keys(settings.directory)
     ring = _lasting(keys.ring)
-    listeners = []
-    for number, wanted in enumerate(settings.listeners):
-        option = "--udp-port" if number == 0 else f"the port of listener {number + 1} in the file"
-        try:
-            sock = bind(wanted.address, wanted.port)
-        except socket.gaierror:
-            raise StartError(f"{wanted.address!r} is no address of this machine") from None
-        except OSError as error:
-            raise in_use("udp", wanted.address, wanted.port, option, error) from None
-        allowed = Allowed(wanted.networks, wanted.meters)
-        listeners.append(Listener(sock, FORMATS[wanted.format], allowed))
+    listeners = [
+        Listener(sock, FORMATS[wanted.format], Allowed(wanted.networks, wanted.meters))
+        for wanted, sock in zip(settings.listeners, open_all(settings.listeners), strict=True)
+    ]
     for listener in listeners:
         logging.getLogger("receiver").info(describe(listener))
     started = int(time.time() * 1000)
@@ -204,7 +209,7 @@ def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
     from query.publisher import Publisher
     from storage import key_file
-    from storage.engine import pending
+    from storage.engine import pending, place
     from storage.lock import only_writer
     from storage.writer import Writer
 

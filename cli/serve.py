@@ -1,121 +1,43 @@
-"""``wattbus serve``: starts the parts as processes, restarts what dies, stops them in order."""
+"""``wattbus serve``: starts the parts as processes, restarts what dies, stops them in order.
+
+It holds the UDP sockets and hands them down to the receiver, so that they outlive it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
-import os
-import select
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
 
-from cli import config, processes
+from cli import anew, config, processes, sockets
+from cli.child import Child
 from cli.config import Config, ConfigError
+from cli.processes import StartError
 from query.client import DEFAULT_ENDPOINT
 from storage import key_file
-from storage.database import StorageError
+from storage.errors import StorageError
 
 log = logging.getLogger("serve")
 
-# In the order of starting; stopping starts with who takes in from outside, so that the writer
-# commits all that was received.
+MODULE = "cli"  # what Python runs as a part
 PARTS = ("writer", "receiver", "query", "http")
-_STOP_ORDER = ("demo", "http", "receiver", "query", "writer")
-_READY_WITHIN = 20.0
-_STOP_WITHIN = 20.0
-_SHORTEST_WAIT, _LONGEST_WAIT = 0.2, 10.0
-_SOUND_AFTER = 30.0  # seconds of life after which a death starts the backoff anew
+# What is started, and what must be ready before the next.
+_IN_TURN = (
+    (("writer", "receiver"), ("receiver",)),
+    (("query", "http"), ("writer", "query", "http")),
+)
+# The receiver and then the writer are the last, so that the writer commits all that was received,
+# and what comes meanwhile waits in the sockets' buffers for a short time only.
+_STOP_ORDER = ("demo", "http", "query", "receiver", "writer")
 _DEMO_INTERVAL = 2
+_LOOK_EVERY = 0.05  # seconds between looks at who has died
 # A meter is a program of its own; the demo's are to end with the supervisor as the parts do.
 _DEMO = "import sys; from cli import main, processes; processes.follow_supervisor(); "
 _DEMO += "sys.exit(main.main())"
-
-
-@dataclass
-class Child:
-    """One part as a child process, started again with a growing wait each time it dies."""
-
-    name: str
-    command: list[str]
-    reports_ready: bool = True
-    process: subprocess.Popen[bytes] | None = None
-    ready_fd: int = -1
-    started: float = 0.0
-    wait: float = _SHORTEST_WAIT
-    again_at: float = 0.0
-
-    def start(self) -> None:
-        """Start the process, in a session of its own: Ctrl-C is the supervisor's alone."""
-        self.ready_fd, theirs = os.pipe()
-        environment = os.environ | {processes.READY_FD: str(theirs)}
-        self.process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE,
-            env=environment,
-            pass_fds=[theirs],
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.started, self.again_at = time.monotonic(), 0.0
-
-    def wait_ready(self, stop: threading.Event) -> bool:
-        """Whether it said in time that it is ready; False also when it died or we stop.
-
-        A writer that migrates the database first says so, and is given the time that it takes.
-        """
-        deadline = time.monotonic() + _READY_WITHIN
-        while not stop.is_set() and time.monotonic() < deadline:
-            readable, _, _ = select.select([self.ready_fd], [], [], 0.1)
-            if readable:
-                said = os.read(self.ready_fd, 1)
-                if said != processes.SLOW:
-                    return said == processes.READY
-                deadline = math.inf
-        return False
-
-    def exit_code(self) -> int | None:
-        """The exit code of a process that is ending; None when it does not end."""
-        with suppress(subprocess.TimeoutExpired):
-            return None if self.process is None else self.process.wait(1)
-        return None
-
-    def poll(self) -> int | None:
-        """The exit code of a process that has ended, else None."""
-        return None if self.process is None else self.process.poll()
-
-    def ended(self) -> None:
-        """Forget the dead process and plan the next start."""
-        self._close()
-        if time.monotonic() - self.started > _SOUND_AFTER:
-            self.wait = _SHORTEST_WAIT
-        self.again_at = time.monotonic() + self.wait
-        self.wait = min(_LONGEST_WAIT, self.wait * 2)
-
-    def stop(self) -> None:
-        """Have the process end cleanly, and kill it if it does not."""
-        if self.process is None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(_STOP_WITHIN)
-        except subprocess.TimeoutExpired:
-            log.error("%s does not stop: killing it", self.name)
-            self.process.kill()
-            self.process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        assert self.process is not None
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        os.close(self.ready_fd)
-        self.process = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,35 +55,40 @@ def _meters(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM; the exit code."""
+    """Serve until Ctrl-C or SIGTERM; the exit code. SIGHUP starts it anew (docs/upgrading.md)."""
     processes.set_up_logging()
     try:
         settings = config.load(arguments)
         key_file.check(settings.directory)
-    except (ConfigError, StorageError) as error:
+        held = sockets.open_all(settings.listeners)
+    except (ConfigError, StartError, StorageError) as error:
         print(f"wattbus: {error}", file=sys.stderr)
         return 2
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    children = _children(arguments, settings)
+    log.info("holding %s", sockets.describe(held))
+    signals = anew.Signals()
+    children = _children(arguments, settings, held)
     try:
-        code = _start(children, stop)
-        if code == 0 and not stop.is_set():
+        code = _start(children, signals.stop)
+        if code == 0 and not signals.stop.is_set():
             _say_what_to_try(settings, arguments.demo)
-            code = _supervise(children, stop)
+            held = _supervise(children, signals, arguments, held)
     finally:
         log.info("stopping")
         for name in _STOP_ORDER:
             if name in children:
                 children[name].stop()
+    if signals.again.is_set() and code == 0:
+        log.info("keeping %s for who comes next", sockets.describe(held))
+        anew.start(held, signals)
     return code
 
 
-def _children(arguments: argparse.Namespace, settings: Config) -> dict[str, Child]:
+def _children(
+    arguments: argparse.Namespace, settings: Config, held: list[socket.socket]
+) -> dict[str, Child]:
     flags = config.flags_of(arguments)
-    wattbus = [sys.executable, "-m", "cli.main"]
-    children = {name: Child(name, [*wattbus, name, *flags]) for name in PARTS}
+    children = {name: Child(name, [sys.executable, "-m", MODULE, name, *flags]) for name in PARTS}
+    children["receiver"].sockets = held
     if arguments.demo:
         first = settings.listeners[0]
         host = config.reachable(first.address)
@@ -184,29 +111,47 @@ def _children(arguments: argparse.Namespace, settings: Config) -> dict[str, Chil
 
 
 def _start(children: dict[str, Child], stop: threading.Event) -> int:
-    """Start the parts at once, wait until they are ready, then start the rest.
+    """Start the parts, wait until they are ready, then start the rest.
 
-    The answer is an exit code, 0 when all are ready.
+    The answer is an exit code, 0 when all are ready, or when told to stop.
     """
-    parts = [child for child in children.values() if child.reports_ready]
-    for child in parts:
-        child.start()
-    for child in parts:
-        if not child.wait_ready(stop) and not stop.is_set():
-            log.error("%s did not start", child.name)
-            return child.exit_code() or 1
-    if not stop.is_set():
-        for child in children.values():
-            if not child.reports_ready:
-                child.start()
+    # Meters come first: who asks does not take the processor from the receiver while it starts.
+    code = 0
+    for names, awaited in _IN_TURN:
+        for name in names:
+            children[name].start()
+        for name in awaited:
+            code = code or _wait_ready(children[name], stop)
+        if code or stop.is_set():
+            return code
+    for child in children.values():
+        if not child.reports_ready:
+            child.start()
     return 0
 
 
-def _supervise(children: dict[str, Child], stop: threading.Event) -> int:
-    """Restart what dies until told to stop; an exit code."""
+def _wait_ready(child: Child, stop: threading.Event) -> int:
+    if child.wait_ready(stop) or stop.is_set():
+        return 0
+    log.error("%s did not start", child.name)
+    return child.exit_code() or 1
+
+
+def _supervise(
+    children: dict[str, Child],
+    signals: anew.Signals,
+    arguments: argparse.Namespace,
+    held: list[socket.socket],
+) -> list[socket.socket]:
+    """Restart what dies until told to stop or to start anew; the sockets to keep for that."""
     # Not stop.wait(): the signal's handler runs in this thread and could not take the lock.
-    while not stop.is_set():
-        time.sleep(0.1)
+    while not signals.stop.is_set():
+        time.sleep(_LOOK_EVERY)
+        if signals.again.is_set():
+            wanted = _wanted_anew(arguments, held)
+            if wanted is not None:
+                return wanted
+            signals.again.clear()
         now = time.monotonic()
         for child in children.values():
             code = child.poll()
@@ -215,7 +160,25 @@ def _supervise(children: dict[str, Child], stop: threading.Event) -> int:
                 log.error("%s ended (%s): starting it again", child.name, _how(code))
             elif child.process is None and now >= child.again_at:
                 child.start()
-    return 0
+    return held
+
+
+def _wanted_anew(
+    arguments: argparse.Namespace, held: list[socket.socket]
+) -> list[socket.socket] | None:
+    """The sockets for who comes next, as the configuration is now; None: go on as before.
+
+    Nothing is stopped for a configuration, or for a version, that would not start.
+    """
+    try:
+        settings = config.load(arguments)
+        version = anew.installed()
+        wanted = sockets.keep(settings.listeners, held)
+    except (ConfigError, StartError) as error:
+        log.error("SIGHUP: going on as before: %s", error)
+        return None
+    log.info("SIGHUP: starting anew as %s", version)
+    return wanted
 
 
 def _how(code: int) -> str:

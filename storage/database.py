@@ -9,22 +9,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-
-class StorageError(Exception):
-    """The database cannot be used; the message says why and what to do."""
-
-
-class UnavailableError(StorageError):
-    """The database's server is away, or does not let us in now: later it may."""
-
-
-class AnotherWriterError(UnavailableError):
-    """Another process writes to the database."""
-
-
-class HeldUpError(UnavailableError):
-    """Nothing is to be written now, though the database could be; later it may."""
-
+from storage.errors import AnotherWriterError as AnotherWriterError
+from storage.errors import HeldUpError as HeldUpError
+from storage.errors import StorageError as StorageError
+from storage.errors import UnavailableError as UnavailableError
 
 # What a statement raises while the database refuses, but may not for ever. InternalError: a
 # PostgreSQL server that has become a read-only standby.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from storage.meters import Meter
 from telemetry.calendar import Period, billing_period
+
+if TYPE_CHECKING:  # what serves starts without SQL
+    from storage.meters import Meter
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from storage.database import StorageError
+from storage.errors import StorageError
 
 NAME = "keys.db"
 VERSION = 1

@@ -81,7 +81,7 @@ class Listener:
     _second: tuple[float, int] = (0.0, 0)
 
     def __post_init__(self) -> None:
-        self.buffer = ask_for_buffer(self.sock, ASKED_BUFFER)
+        self.buffer = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.sock.setblocking(False)
         room = self.format.longest + 1  # a full row is longer than any datagram of the format
         self._bulk = BulkReceiver(self.sock, MOST_A_CALL, -room % 64 + room, portable=self.portable)
@@ -159,10 +159,12 @@ class Listener:
 
 
 def bind(address: str, port: int) -> socket.socket:
-    """A UDP socket bound to the address; OSError when it cannot be had."""
+    """A UDP socket bound to the address, with a large buffer; OSError when it cannot be had."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
+        # Only of a new one: asking again without privileges could make a handed-over one smaller.
+        ask_for_buffer(sock, ASKED_BUFFER)
         sock.bind((address, port))
     except BaseException:
         sock.close()

@@ -19,6 +19,7 @@ from query.transport import BusError
 from tests.postgresql import PostgresServer
 
 ROOT = Path(__file__).parent.parent
+PROGRAM = ("-m", "cli.main")  # what Python runs
 
 # Who starts the tests in the background may have Ctrl-C ignored; their children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +38,7 @@ class Stack:
 
     data: Path
     flags: list[str] = field(default_factory=list)
+    program: tuple[str, ...] = PROGRAM
     udp_port: int = field(default_factory=lambda: free_port(socket.SOCK_DGRAM))
     query_port: int = field(default_factory=free_port)
     live_port: int = field(default_factory=free_port)
@@ -90,7 +92,7 @@ class Stack:
         flags = ["--data", str(self.data), "--time-zone", "UTC", *self.ports, *self.flags]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "serve", *flags],
+                [sys.executable, *self.program, "serve", *flags],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -162,8 +164,8 @@ def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
     """Starts collectors with flags of the test's choice, and stops them."""
     stacks: list[Stack] = []
 
-    def make(*flags: str, data: Path | None = None) -> Stack:
-        stack = Stack(data or tmp_path / "data", list(flags))
+    def make(*flags: str, data: Path | None = None, program: tuple[str, ...] = PROGRAM) -> Stack:
+        stack = Stack(data or tmp_path / "data", list(flags), program)
         stacks.append(stack)
         stack.start()
         return stack

@@ -46,7 +46,7 @@ def part_of(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         words = process.cmdline()
         for at, word in enumerate(words[:-1]):
-            if word == "cli.main" or word.startswith("import sys"):
+            if word in ("cli", "cli.main") or word.startswith("import sys"):
                 return words[at + 1]
     return ""
 
@@ -334,7 +334,7 @@ def test_serve_with_a_port_in_use(tmp_path: Path, name: str) -> None:
     ]
     assert "Traceback" not in said
     assert out == ""
-    assert len(begun) == len(PARTS)
+    assert len(begun) == (0 if name == "udp" else len(PARTS))  # serve itself holds the UDP sockets
     end(list(begun), 0.1)
 
 

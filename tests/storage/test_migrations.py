@@ -29,7 +29,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
-from cli import serve
+from cli.child import Child
 from query.client import Client
 from query.transport import BusError
 from storage import files, migrate, schema
@@ -602,9 +602,9 @@ def test_serve_migrates(make_stack: Callable[..., Stack], tmp_path: Path) -> Non
 def test_serve_waits_for_a_part_that_says_it_is_slow(
     says: str, ready: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "_READY_WITHIN", 4.0)  # of which Python itself takes some
+    monkeypatch.setattr("cli.child._READY_WITHIN", 4.0)  # of which Python itself takes some
     program = f"import time; from cli import processes as p; {says}; time.sleep(6); p.say_ready()"
-    child = serve.Child("part", [sys.executable, "-c", program])
+    child = Child("part", [sys.executable, "-c", program])
     child.start()
     assert child.wait_ready(threading.Event()) == ready
     child.stop()
@@ -617,7 +617,7 @@ def test_a_writer_that_migrates_says_that_it_is_slow(
     if older:
         frozen(1, tmp_path)
     command = [sys.executable, "-m", "cli.main", "writer", "--data", str(tmp_path)]
-    child = serve.Child("writer", [*command, "--live-port", "0"])
+    child = Child("writer", [*command, "--live-port", "0"])
     child.start()
     said = b""
     while not said.endswith(b"1") and (one := os.read(child.ready_fd, 1)):
