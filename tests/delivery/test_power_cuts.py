@@ -1,0 +1,46 @@
+"""200 power cuts: what was confirmed before each is there after it, once, and all is sound."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from storage.engine import database_path
+from tests.delivery.recording import record
+
+CUTS = 200
+pytestmark = pytest.mark.timeout(300)  # a machine whose disk is busy takes its time to sync
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """Where what the cuts left is looked at: in memory, if there is such a place."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
+        yield Path(place)
+
+
+def test_after_200_power_cuts_all_that_was_confirmed_is_there(tmp_path: Path, work: Path) -> None:
+    recorded = record(tmp_path)
+    # What was recorded is all that a writer does to its disk.
+    synced = {Path(call.target).name for call in recorded.calls if "sync" in call.name}
+    assert {"wattbus.sqlite3", "wattbus.sqlite3-wal", "wattbus.sqlite3-journal"} < synced
+    assert any(name.endswith(".spool") for name in synced)
+    assert any(call.name == "unlink" and ".spool" in call.arguments for call in recorded.calls)
+    with closing(sqlite3.connect(database_path(recorded.data))) as plain:
+        blocks, oldest = plain.execute("SELECT count(*), min(id) FROM blocks").fetchone()
+    assert blocks > 1  # sealed
+    assert oldest > 1  # the first were merged
+    assert list(recorded.harm(CUTS, 1, work)) == []
+
+
+@pytest.mark.parametrize("fault", ["normal", "early", "unsynced_spool"])
+def test_200_power_cuts_find(tmp_path: Path, work: Path, fault: str) -> None:
+    harm = next(record(tmp_path, f"small,{fault}").harm(CUTS, 1, work), None)
+    assert harm is not None
+    assert "confirmed readings are lost" in harm.found[0] or "is damaged" in harm.found[0]
