@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from storage.engine import database_path
+from storage.spool import Spool
+from tests.conftest import ROOT
+from tests.delivery import cuts, spool_alone
 from tests.delivery.recording import record
+from tests.delivery.trace import FILES, Call, Traced
 
 CUTS = 200
 pytestmark = pytest.mark.timeout(300)  # a machine whose disk is busy takes its time to sync
@@ -44,3 +49,37 @@ def test_200_power_cuts_find(tmp_path: Path, work: Path, fault: str) -> None:
     harm = next(record(tmp_path, f"small,{fault}").harm(CUTS, 1, work), None)
     assert harm is not None
     assert "confirmed readings are lost" in harm.found[0] or "is damaged" in harm.found[0]
+
+
+def spooled(tmp_path: Path, fault: str) -> tuple[list[Call], list[int]]:
+    """The calls of a spool alone, and where it said that a batch is kept."""
+    (tmp_path / "data").mkdir()
+    command = [sys.executable, "-m", "tests.delivery.spool_alone", fault, str(tmp_path / "data")]
+    with Traced(command, tmp_path / "trace", FILES, cwd=ROOT) as traced:
+        assert traced.process.wait(60) == 0
+    calls = traced.calls()
+    said = [call.entered for call in calls if call.name == "write" and call.target[:5] == "pipe:"]
+    assert len(said) == spool_alone.BATCHES
+    return calls, said
+
+
+def kept(left: Path, told: int) -> list[str]:
+    """What is wrong with a spool after a cut, with so many batches kept before."""
+    spool, found = Spool(left, "postgresql+psycopg://u@h/d"), []
+    while (first := spool.first()) is not None:
+        found.append(first[1])
+        spool.drained(first[0])
+    spool.close()
+    wanted = [spool_alone.body(number + 1) for number in range(spool_alone.BATCHES)]
+    if found[:told] != wanted[:told] or found != wanted[: len(found)]:
+        return [f"{len(found)} batches are there, {told} were kept"]
+    return []
+
+
+@pytest.mark.parametrize("fault", ["sound", "unsynced_spool"])
+def test_the_spool_needs_no_database_to_be_durable(tmp_path: Path, work: Path, fault: str) -> None:
+    calls, said = spooled(tmp_path, fault)
+    data = tmp_path / "data"
+    at = cuts.moments(calls, data, said, CUTS, 2)
+    harm = list(cuts.cut(calls, data, said, at, work, kept, 2))
+    assert (harm == []) == (fault == "sound"), harm[:3]
