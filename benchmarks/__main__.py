@@ -8,9 +8,16 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, databases, grow, ingest, store
+from benchmarks import ask, databases, exact, grow, ingest, store
 
-SUITES = {"ingest": ingest, "ask": ask, "databases": databases, "store": store, "grow": grow}
+SUITES = {
+    "ingest": ingest,
+    "ask": ask,
+    "databases": databases,
+    "store": store,
+    "grow": grow,
+    "exact": exact,
+}
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ from storage import block_store, sealing, spool_segment, sqlite, wal, writer
 from storage.defaults import Defaults
 from storage.engine import Database
 from storage.limit_watch import LimitAlert
+from telemetry.datagrams import Tally
 from telemetry.readings import Readings
+from telemetry.rejects import Reason
 
 
 class Nobody:
@@ -64,6 +66,17 @@ def unsynced_spool() -> None:
     spool_segment.os = System()  # type: ignore[attr-defined, assignment]
 
 
+def miscount() -> None:
+    """Datagrams that are too short are refused without being counted."""
+    refuse = Tally.refuse
+
+    def forgetful(self: Tally, reason: Reason, count: int = 1) -> None:
+        if reason != Reason.SHORT:
+            refuse(self, reason, count)
+
+    Tally.refuse = forgetful  # type: ignore[method-assign]
+
+
 def small() -> None:
     """Seals, merges and folds its log in after few readings, and soon has no room in the log."""
     sealing._DUE_VALUES = 600
@@ -76,7 +89,7 @@ def small() -> None:
 
 
 FAULTS: dict[str, Callable[[], None]] = {
-    made.__name__: made for made in (sound, normal, early, unsynced_spool, small)
+    made.__name__: made for made in (sound, normal, early, unsynced_spool, miscount, small)
 }
 
 
