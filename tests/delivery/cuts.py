@@ -45,13 +45,14 @@ def cut(
     at: Sequence[int],
     work: Path,
     check: Check,
-    seed: int,
+    seed: int | None = None,
 ) -> Iterator[Wrong]:
     """Cut at each moment, and check what is left in a directory below ``work``; what did harm.
 
-    Every fourth cut leaves only what was synced; the others leave more, by chance.
+    Every fourth cut leaves only what was synced, as all do without a seed; the others leave more,
+    by chance.
     """
-    disk, chance = Disk(calls, root), random.Random(seed)
+    disk, chance = Disk(calls, root), None if seed is None else random.Random(seed)
     for number, moment in enumerate(at):
         disk.advance(moment)
         image = disk.image(None if number % 4 == 0 else chance)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from telemetry.formats import ack, native
 from tests.delivery.trace import Call
@@ -58,7 +57,7 @@ def commits(calls: list[Call]) -> list[Commit]:
         if not file.endswith(("-wal", ".spool")) or call.deleted:
             continue
         if call.name in ("write", "pwrite64"):
-            octets = call.octets
+            octets = call.start
             current = writing.setdefault(file, Commit(file, call.entered, call.left))
             current.last = call.left
             if file.endswith(".spool"):
@@ -66,7 +65,7 @@ def commits(calls: list[Call]) -> list[Commit]:
             else:
                 done = file in ending
                 ending.discard(file)
-                if len(octets) == _FRAME.size and _FRAME.unpack(octets)[1]:
+                if call.result == _FRAME.size and _FRAME.unpack(octets)[1]:
                     ending.add(file)
             if done:
                 found.append(writing.pop(file))
@@ -155,8 +154,3 @@ def violations(calls: list[Call]) -> list[str]:
                 f"committed and synced since it came (line {said.came + 1})"
             )
     return found
-
-
-def ordered(commit: Commit) -> bool:
-    """Whether a synced commit was written before its sync began."""
-    return all(one < other for one, other in pairwise([commit.last, commit.sync_begun]))

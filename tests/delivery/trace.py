@@ -85,17 +85,25 @@ class Call:
         return [int(word) for word in rest.split(",") if word.strip().lstrip("-").isdigit()]
 
     @property
+    def start(self) -> bytes:
+        """The first octets of what was written or read, as many as the trace has."""
+        return b"".join(unescaped(text) for text, _ in self._buffers)
+
+    @property
     def octets(self) -> bytes:
         """What was written or read, of one message or of plain octets."""
+        if any(cut for _, cut in self._buffers):
+            raise ValueError(f"the trace has only the first octets of {self.name}: use a longer -s")
+        return self.start
+
+    @property
+    def _buffers(self) -> list[tuple[str, str]]:
         descriptor = _DESCRIPTOR.match(self.arguments)  # which may hold text too
         rest = self.arguments[descriptor.end() if descriptor else 0 :]
         if "iov_base=" in rest:
-            found = _BUFFER.findall(rest)
-        else:
-            found = [one.groups() for one in [_STRING.search(rest)] if one is not None]
-        if any(cut for _, cut in found):
-            raise ValueError(f"the trace has only the first octets of {self.name}: use a longer -s")
-        return b"".join(unescaped(text) for text, _ in found)
+            return list(_BUFFER.findall(rest))
+        found = _STRING.search(rest)
+        return [] if found is None else [(found[1], found[2] or "")]
 
     @property
     def messages(self) -> list[bytes]:
