@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, databases, exact, grow, ingest, store
+from benchmarks import ask, cuts, databases, exact, grow, ingest, store
 
 SUITES = {
     "ingest": ingest,
@@ -17,6 +17,7 @@ SUITES = {
     "store": store,
     "grow": grow,
     "exact": exact,
+    "cuts": cuts,
 }
 
 

@@ -24,9 +24,8 @@ pytestmark = pytest.mark.timeout(300)  # a machine whose disk is busy takes its 
 
 @pytest.fixture
 def work() -> Iterator[Path]:
-    """Where what the cuts left is looked at: in memory, if there is such a place."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
+    """Where what the cuts left is looked at."""
+    with tempfile.TemporaryDirectory(dir=cuts.memory()) as place:
         yield Path(place)
 
 

@@ -74,7 +74,7 @@ class Call:
     def named(self) -> list[str]:
         """The paths among the arguments, in their order, those relative to a descriptor whole."""
         return [
-            text if text.startswith("/") else f"{at}/{text}"
+            f"{at}/{text}" if at and not text.startswith("/") else text
             for at, text in _NAMED.findall(self.arguments)
         ]
 
