@@ -45,12 +45,12 @@ def expected(numbers: Iterable[int], rounds: int = 1) -> Stored:
 
 
 class Feeder:
-    """Hands batches over to a writer, numbered from 1 as the handover numbers them."""
+    """Hands batches over to a writer: those after ``sent``, which others have handed over."""
 
-    def __init__(self, endpoint: Path, rounds: int = 1) -> None:
+    def __init__(self, endpoint: Path, rounds: int = 1, sent: int = 0) -> None:
         self._handover = Handover(f"ipc://{endpoint}", None)
         self.rounds = rounds
-        self.sent = 0
+        self.sent = sent
 
     def hand(self, within: float = 0.0) -> None:
         """Hand the next batch over, and wait so long for it and all before it to be durable."""

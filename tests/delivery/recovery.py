@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,10 +21,14 @@ from tests.delivery.launch import Nobody
 _DRAINED_WITHIN = 20.0
 
 
-def recover(data: Path) -> None:
-    """Start a writer on what is there, let it drain its spool, and stop it."""
+def recover(data: Path, then: Callable[[Path], None] = lambda _endpoint: None) -> None:
+    """Start a writer on what is there, let it drain its spool, and stop it.
+
+    ``then`` may hand it more meanwhile.
+    """
     stop, failures = threading.Event(), list[BaseException]()
-    writer = Writer(Database(data), f"ipc://{data}.writer", Defaults(), Nobody())
+    endpoint = data.with_name(f"{data.name}.writer")
+    writer = Writer(Database(data), f"ipc://{endpoint}", Defaults(), Nobody())
 
     def run() -> None:
         try:
@@ -38,8 +43,13 @@ def recover(data: Path) -> None:
     while writer._spooling.spool.waiting and thread.is_alive():
         assert time.monotonic() < deadline, "the spool was not drained"
         time.sleep(0.005)
-    stop.set()
-    thread.join(_DRAINED_WITHIN)
+    try:
+        if thread.is_alive():
+            then(endpoint)
+    finally:
+        stop.set()
+        thread.join(_DRAINED_WITHIN)
+        endpoint.unlink(missing_ok=True)
     assert not failures, failures
     assert not thread.is_alive()
 

@@ -17,7 +17,7 @@ from telemetry.registers import ENERGY_IMPORT
 from tests.conftest import ROOT, Stack
 from tests.delivery import cuts, gate, recovery
 from tests.delivery.feed import START, STEP, Feeder, Stored
-from tests.delivery.trace import FILES, SOCKETS, Call, Traced, parse
+from tests.delivery.trace import FILES, SOCKETS, Call, Traced, parse, read
 from tests.delivery.zmtp import Messages
 
 BATCHES = 30
@@ -27,8 +27,7 @@ TRACES = Path(__file__).parent / "traces"
 
 
 def recorded(name: str) -> list[Call]:
-    with (TRACES / f"{name}.strace").open(encoding="latin-1", newline="\n") as file:
-        return parse(file)
+    return read(TRACES / f"{name}.strace")
 
 
 # What traces say
@@ -124,7 +123,7 @@ def traced_writer(tmp_path: Path, faults: str) -> list[Call]:
             feeder.hand(within=10.0)
         feeder.close()
         assert traced.stop() == 0
-    return traced.calls()
+    return read(tmp_path / "trace")
 
 
 def test_a_batch_is_confirmed_once_it_is_synced(tmp_path: Path) -> None:
@@ -164,7 +163,7 @@ def traced_collector(tmp_path: Path, faults: str) -> tuple[Stack, list[Call]]:
             assert found is not None
             assert found.next == number + 1
         assert traced.stop() == 0
-    return stack, traced.calls()
+    return stack, read(tmp_path / "trace")
 
 
 def lost(stack: Stack, calls: list[Call], work: Path) -> list[cuts.Wrong]:

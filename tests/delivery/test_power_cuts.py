@@ -16,7 +16,7 @@ from storage.spool import Spool
 from tests.conftest import ROOT
 from tests.delivery import cuts, spool_alone
 from tests.delivery.recording import record
-from tests.delivery.trace import FILES, Call, Traced
+from tests.delivery.trace import FILES, Call, Traced, read
 
 CUTS = 200
 pytestmark = pytest.mark.timeout(300)  # a machine whose disk is busy takes its time to sync
@@ -56,7 +56,7 @@ def spooled(tmp_path: Path, fault: str) -> tuple[list[Call], list[int]]:
     command = [sys.executable, "-m", "tests.delivery.spool_alone", fault, str(tmp_path / "data")]
     with Traced(command, tmp_path / "trace", FILES, cwd=ROOT) as traced:
         assert traced.process.wait(60) == 0
-    calls = traced.calls()
+    calls = read(tmp_path / "trace")
     said = [call.entered for call in calls if call.name == "write" and call.target[:5] == "pipe:"]
     assert len(said) == spool_alone.BATCHES
     return calls, said

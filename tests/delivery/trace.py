@@ -12,7 +12,9 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -150,6 +152,16 @@ def parse(lines: Iterable[str]) -> list[Call]:
     return calls
 
 
+def read(*files: Path) -> list[Call]:
+    """The calls of traces, one after another."""
+    # Not splitlines(): only line feeds end strace's lines.
+    with ExitStack() as stack:
+        opened = (
+            stack.enter_context(file.open(encoding="latin-1", newline="\n")) for file in files
+        )
+        return parse(chain.from_iterable(opened))
+
+
 def _call(thread: int, entered: int, left: int, text: str) -> Call:
     named = _NAME.match(text)
     if named is None:
@@ -162,7 +174,7 @@ def _call(thread: int, entered: int, left: int, text: str) -> Call:
 
 
 class Traced:
-    """A program under strace, and its calls once it has ended."""
+    """A program under strace, which writes its calls into a file."""
 
     def __init__(self, command: list[str], file: Path, calls: str, **options: object) -> None:
         """Start it; ``calls`` are those to write down, ``options`` those of Popen."""
@@ -182,22 +194,16 @@ class Traced:
         assert self.process.stdout is not None
         return str(self.process.stdout.readline())
 
-    def stop(self) -> int:
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Have the program, not strace, end, and wait; its exit code."""
         if self.process.poll() is None:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
             for child in children.read_text().split():
-                os.kill(int(child), signal.SIGTERM)
+                os.kill(int(child), how)
         code = int(self.process.wait(_STOP_WITHIN))
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code
-
-    def calls(self) -> list[Call]:
-        """All that it did."""
-        # Not splitlines(): only line feeds end strace's lines.
-        with self.file.open(encoding="latin-1", newline="\n") as file:
-            return parse(file)
 
     def __enter__(self) -> Self:
         return self
