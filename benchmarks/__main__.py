@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, databases, forged, grow, ingest, kill, store
+from benchmarks import ask, cuts, databases, exact, forged, grow, ingest, kill, store
 
 SUITES = {
     "ingest": ingest,
@@ -18,7 +18,8 @@ SUITES = {
     "store": store,
     "grow": grow,
 }
-SOAKS = {"kill": kill}  # too long to run unless asked for
+# Proofs, too long to run unless asked for.
+SOAKS = {"kill": kill, "exact": exact, "cuts": cuts}
 
 
 def main() -> None:

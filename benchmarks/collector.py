@@ -30,8 +30,10 @@ def free_port(kind: socket.SocketKind) -> int:
 class Collector:
     """Started on entering, stopped and removed on leaving."""
 
-    def __init__(self, data: Path | None = None) -> None:
-        """``data``: a directory that is there already, and stays."""
+    def __init__(
+        self, data: Path | None = None, program: tuple[str, ...] = ("cli.main", "serve")
+    ) -> None:
+        """``data``: a directory that is there already, and stays; ``program``: another module."""
         self._keep = data is not None
         self.data = data or Path(tempfile.mkdtemp(prefix="wattbus-bench-"))
         self.udp = "127.0.0.1", free_port(socket.SOCK_DGRAM)
@@ -40,7 +42,7 @@ class Collector:
         flags = [f"--{name}-port={port}" for name, port in ports.items()]
         flags += [f"--udp-port={self.udp[1]}", f"--data={self.data}", "--time-zone=UTC"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "serve", *flags],
+            [sys.executable, "-m", *program, *flags],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -61,6 +63,8 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(60)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         if not self._keep:
             shutil.rmtree(self.data, ignore_errors=True)
 
@@ -120,4 +124,5 @@ def peak(pid: int) -> float:
 
 def _name(process: psutil.Process) -> str:
     command = process.cmdline()
-    return str(command[command.index("cli") + 1])  # behind python -m
+    flags = next(place for place, word in enumerate(command) if word.startswith("--"))
+    return str(command[flags - 1])

@@ -34,6 +34,7 @@ class Spool:
         self._database = int.from_bytes(hashlib.sha256(place.encode()).digest()[:8], "little")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            sync_directory(data)  # else a power cut may take the whole spool
             state = State.read(self.directory)
             if state is None:
                 if any(self.directory.glob("*.spool")):
