@@ -64,6 +64,7 @@ class Delivery:
         self._usual = np.zeros(meters)  # smoothed seconds until an acknowledgement; 0: none yet
         self._unanswered = np.zeros(meters, np.int64)
         self._silent = np.zeros(meters, np.bool_)
+        self.heard = -np.inf  # when the last acknowledgement came that may be true
 
     @property
     def waiting(self) -> int:
@@ -74,14 +75,15 @@ class Delivery:
 
     @property
     def silent(self) -> bool:
-        """Whether something waits and nobody answers any meter that waits."""
+        """Whether something waits, and repeats of no meter that waits are answered."""
         waits = self._oldest < self._end
-        return bool(waits.any() and self._silent[waits].all())
+        return bool(waits.any() and (self._unanswered[waits] >= SILENT_AFTER).all())
 
     @property
     def expecting(self) -> bool:
         """Whether acknowledgements may be on their way."""
-        return bool(((self._oldest < self._end) & ~self._silent).any())
+        waits = self._oldest < self._end
+        return bool((self._unanswered[waits] < SILENT_AFTER).any())
 
     def next_due(self) -> float:
         """When something is to be sent next; infinite if nothing is."""
@@ -96,9 +98,7 @@ class Delivery:
         several = first.meter[empty & (end - first.sequence > 1)]
         # A backlog from before: the oldest shows whether somebody listens at all.
         self._silent[several] = True
-        self._begin(
-            first.meter[empty], first.epoch[empty], first.sequence[empty], end[empty]
-        )
+        self._begin(first.meter[empty], first.epoch[empty], first.sequence[empty], end[empty])
         same = ~empty & (self._epoch[first.meter] == first.epoch)
         self._end[first.meter[same]] = end[same]
         self._expose(first.meter[same], first.sequence[same])
@@ -128,9 +128,7 @@ class Delivery:
         self._due[meter, slot] = now + np.minimum(pause, LONGEST) * (1 - SHORTENED * chance)
         repeated = meter[(tries > 1) & (numbers.sequence == self._oldest[meter])]
         self._unanswered[repeated] += 1
-        fallen = repeated[
-            (self._unanswered[repeated] >= SILENT_AFTER) & ~self._silent[repeated]
-        ]
+        fallen = repeated[(self._unanswered[repeated] >= SILENT_AFTER) & ~self._silent[repeated]]
         self._silent[fallen] = True
         probe = fallen, self._oldest[fallen] % WINDOW
         kept = self._due[probe]
@@ -145,6 +143,8 @@ class Delivery:
         again, a meter must not offer numbers that the collector's window has left behind.
         """
         acks = self._possible(acks)
+        if len(acks):
+            self.heard = now
         self._unanswered[acks.meter] = 0
         opened = np.unique(acks.meter[self._silent[acks.meter]])
         self._silent[opened] = False

@@ -45,9 +45,7 @@ class Acks:
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> Acks:
         """Those that are chosen."""
-        return Acks(
-            self.meter[chosen], self.epoch[chosen], self.next[chosen], self.bitmap[chosen]
-        )
+        return Acks(self.meter[chosen], self.epoch[chosen], self.next[chosen], self.bitmap[chosen])
 
 
 def decode(datagrams: Datagrams, meters: MeterIndex, keys: Mapping[int, bytes]) -> Acks:
