@@ -10,6 +10,7 @@ from collections import Counter
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from telemetry import security
+from telemetry.bulk_udp import ask_for_buffer
 from telemetry.formats import ack, native
 from telemetry.registers import ENERGY_IMPORT
 from tests.delivery.honest_collector import BadNetwork, HonestCollector
@@ -48,7 +49,7 @@ class SocketCollector:
         )
         self._there, self._back = there, back
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        ask_for_buffer(self._socket, 1 << 24)
         self._socket.bind(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
         self.to = f"127.0.0.1:{self.port}"
@@ -66,6 +67,11 @@ class SocketCollector:
         self._socket.close()
         if self._error is not None:
             raise self._error
+
+    def heal(self) -> None:
+        """From now on nothing is lost, in either direction."""
+        self._there.heal()
+        self._back.heal()
 
     @property
     def stored(self) -> int:

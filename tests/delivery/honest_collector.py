@@ -30,7 +30,8 @@ class Window:
         missing = next((n for n in range(low, self.highest + 1) if n not in self.come), None)
         if missing is None:
             return self.epoch, self.highest + 1, 0
-        bits = sum(1 << (n - missing - 1) for n in self.come if n > missing)
+        come = (n for n in range(missing + 1, self.highest + 1) if n in self.come)
+        bits = sum(1 << (n - missing - 1) for n in come)
         return self.epoch, missing, bits
 
 
@@ -64,7 +65,8 @@ class HonestCollector:
             return "duplicate"
         window.highest = max(window.highest, sequence)
         window.come.add(sequence)
-        window.come = {n for n in window.come if n > window.highest - WINDOW}
+        if len(window.come) > 2 * WINDOW:
+            window.come = {n for n in window.come if n > window.highest - WINDOW}
         return "unique"
 
 
@@ -85,6 +87,10 @@ class BadNetwork(Generic[T]):
                 self._count += 1
                 at = now + self._delay + self._random.random() * self._jitter
                 heapq.heappush(self._flying, (at, self._count, thing))
+
+    def heal(self) -> None:
+        """From now on nothing is lost."""
+        self._loss = 0.0
 
     def out(self, now: float) -> list[T]:
         """What has arrived by now."""
