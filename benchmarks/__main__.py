@@ -8,9 +8,16 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, databases, grow, ingest, store
+from benchmarks import ask, databases, grow, ingest, repeats, store
 
-SUITES = {"ingest": ingest, "ask": ask, "databases": databases, "store": store, "grow": grow}
+SUITES = {
+    "ingest": ingest,
+    "ask": ask,
+    "databases": databases,
+    "store": store,
+    "grow": grow,
+    "repeats": repeats,
+}
 
 
 def main() -> None:

@@ -176,11 +176,11 @@ class Fleet:
             np.full(len(self), epoch, np.uint32),
             np.full(len(self), sequence, np.uint32),
             np.full(len(self), now_ms, np.int64),
-            np.concatenate([records, *self._again(now_ms)], axis=1),
+            np.concatenate([*self._again(now_ms), records], axis=1),
         )
         if acknowledge:
             rows[:, _FLAGS] |= FLAG_ACKNOWLEDGE
-        self._earlier = [(now_ms, records), *self._earlier][:repeat]
+        self._earlier = [*self._earlier, (now_ms, records)][-repeat:] if repeat else []
         return rows
 
     def _again(self, now_ms: int) -> list[npt.NDArray[np.void]]:
