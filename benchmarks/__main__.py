@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, cuts, databases, exact, grow, ingest, store
+from benchmarks import ask, cuts, databases, exact, grow, ingest, repeats, store
 
 SUITES = {
     "ingest": ingest,
@@ -18,6 +18,7 @@ SUITES = {
     "grow": grow,
     "exact": exact,
     "cuts": cuts,
+    "repeats": repeats,
 }
 
 

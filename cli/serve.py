@@ -162,7 +162,7 @@ def _children(arguments: argparse.Namespace, settings: Config) -> dict[str, Chil
     if arguments.demo:
         first = settings.listeners[0]
         host = config.reachable(first.address)
-        state = settings.directory / "meters" / f"demo-{arguments.demo}.json"
+        state = settings.directory / "meters" / f"demo-{arguments.demo}.db"
         demo = [
             sys.executable,
             "-c",
