@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, cuts, databases, exact, forged, grow, ingest, kill, store
+from benchmarks import ask, cuts, databases, exact, forged, grow, ingest, kill, repeats, store
 
 SUITES = {
     "ingest": ingest,
@@ -17,6 +17,7 @@ SUITES = {
     "databases": databases,
     "store": store,
     "grow": grow,
+    "repeats": repeats,
 }
 # Proofs, too long to run unless asked for.
 SOAKS = {"kill": kill, "exact": exact, "cuts": cuts}

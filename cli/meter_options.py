@@ -10,14 +10,21 @@ from pathlib import Path
 import platformdirs
 
 from telemetry import meter_id
+from telemetry.fleet_keys import parse_key
 from telemetry.registers import ALERT_LIMIT, BY_CODE
-from telemetry.sender import Address
-from telemetry.simulator import HIGHEST_MULTIPLIER, LONGEST_STEP_MS
+from telemetry.network import Address
+from telemetry.outbox import LEAST_OCTETS, MOST_OCTETS
+from telemetry.simulator import HIGHEST_MULTIPLIER, LONGEST_STEP_MS, MOST_REPEATS
 
 DEFAULT_LIMIT_WH = 500_000
+DEFAULT_WAIT = 10.0
+DEFAULT_REPEAT = 1
 _SHORTEST_INTERVAL = 0.01
 _LONGEST_INTERVAL = LONGEST_STEP_MS / 1000
 _MOST_METERS = 100_000
+_MEBIBYTE = 1 << 20
+_MOST_MEBIBYTES = 1 << 20
+_LONGEST_WAIT = 86_400
 _LOWEST_SPEED, _HIGHEST_SPEED = 0.001, 1e9
 
 _EXAMPLES = """\
@@ -25,7 +32,13 @@ examples:
   wattbus meter                                 a home as "meter-1", every 10 seconds
   wattbus meter --id kitchen --multiplier 2.5   one that consumes two and a half times as much
   wattbus meter --id demo --meters 100          a fleet: demo-001 to demo-100
+  wattbus meter --id kitchen --key-file k.txt   signed and encrypted (wattbus meters add makes keys)
+  wattbus meter --count 10 --wait 60            ten readings; was each of them acknowledged?
+  wattbus meter --no-ack --repeat 2             nothing kept; each reading is sent three times
   wattbus meter --id home --replay home.csv.gz  a year of real consumption in seconds
+
+Each reading is kept on disk until the collector has acknowledged it, also over Ctrl-C and power
+cuts; the next start sends what waits.
 
 On a terminal, type a number and Enter to change the multiplier while it runs, q to quit.
 """
@@ -80,9 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state",
         type=Path,
         metavar="FILE",
-        help="where the registers are kept (default: one file an id in "
+        help="where the registers and what waits are kept (default: one file an id in "
         f"{str(state_directory()).replace('%', '%%')})",
     )
+
+    _add_delivery(parser.add_argument_group("its delivery"))
 
     replayed = parser.add_argument_group("a file of consumption")
     replayed.add_argument(
@@ -96,6 +111,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_speed,
         metavar="X",
         help="X times real time (default: as fast as the collector takes it)",
+    )
+
+
+def _add_delivery(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="sign and encrypt with the key in this file, which nobody else may read; for a fleet, "
+        "lines of an id and its key",
+    )
+    group.add_argument(
+        "--key",
+        type=_key,
+        metavar="HEX",
+        help="the key itself; other users of this machine can see it",
+    )
+    group.add_argument(
+        "--key-id", type=_key_id, metavar="N", help="which of the meter's keys that is (default: 1)"
+    )
+    group.add_argument("--sign-only", action="store_true", help="sign, but do not encrypt")
+    group.add_argument(
+        "--wait",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"after --count, for acknowledgements (default: {DEFAULT_WAIT:g}); "
+        "exit code 1 if something still waits then",
+    )
+    group.add_argument(
+        "--outbox-mib",
+        type=_mebibytes,
+        metavar="N",
+        help="room for what waits; when it is full, new readings are not kept, which is said "
+        f"(default: {MOST_OCTETS // _MEBIBYTE})",
+    )
+    group.add_argument(
+        "--no-ack", action="store_true", help="ask for no acknowledgement, keep no readings"
+    )
+    group.add_argument(
+        "--repeat",
+        type=_repeat,
+        metavar="K",
+        help="with --no-ack: a datagram carries the last K readings again (default: "
+        f"{DEFAULT_REPEAT})",
     )
 
 
@@ -176,3 +235,27 @@ def _meters(text: str) -> int:
 
 def _seed(text: str) -> int:
     return _whole(text, "seed", 0, 2**63 - 1)
+
+
+def _key(text: str) -> bytes:
+    try:
+        return parse_key(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _key_id(text: str) -> int:
+    return _whole(text, "key id", 1, 255)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "time in seconds", 0, _LONGEST_WAIT, "10")
+
+
+def _mebibytes(text: str) -> int:
+    least = LEAST_OCTETS // _MEBIBYTE
+    return _whole(text, "size in MiB", least, _MOST_MEBIBYTES) * _MEBIBYTE
+
+
+def _repeat(text: str) -> int:
+    return _whole(text, "number of readings to repeat", 0, MOST_REPEATS)

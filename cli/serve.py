@@ -92,7 +92,7 @@ def _children(
     if arguments.demo:
         first = settings.listeners[0]
         host = config.reachable(first.address)
-        state = settings.directory / "meters" / f"demo-{arguments.demo}.json"
+        state = settings.directory / "meters" / f"demo-{arguments.demo}.db"
         demo = [
             sys.executable,
             "-c",

@@ -1,23 +1,20 @@
-"""The shell around a simulated meter: its UDP socket, and the pace at which datagrams leave.
+"""The shell around a simulated meter: what it measures, and the pace at which datagrams leave.
 
 Waiting is an argument: a ``Wait`` sleeps for the seconds given and answers False to stop.
 """
 
 from __future__ import annotations
 
-import os
-import select
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from telemetry.bulk_udp import BulkSender
-from telemetry.meter_state import StateFile
-from telemetry.readings import Bytes
+from telemetry.fleet_keys import FleetKeys
+from telemetry.network import Address, Network, pending_error, writable
+from telemetry.outbox import Outbox, StateError
 from telemetry.simulator import LONGEST_STEP_MS, Fleet, Measured
 
 Wait = Callable[[float], bool]
@@ -30,73 +27,76 @@ REPLAY_PAUSE = 0.005
 _LIMIT_EVERY = 30  # datagrams of a meter
 _RETRY_AFTER = 0.1
 _PATIENCE = 10.0
-_BUFFER_WAIT = 1.0
 
 
 class NobodyListensError(Exception):
     """Nothing takes the datagrams, and waiting longer makes no sense."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A host name or IP address, and a UDP port."""
+class Post(Protocol):
+    """What takes a fleet's datagrams to a collector; ``acknowledge``: they are to ask for it."""
 
-    host: str
-    port: int
+    acknowledge: bool
 
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+    @property
+    def waiting(self) -> int:
+        """How many datagrams are not acknowledged."""
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """``HOST:PORT``, an IPv6 address in brackets; ValueError says what is wrong."""
-        host, colon, port = text.rpartition(":")
-        bare = host.removeprefix("[").removesuffix("]")
-        if not colon or not bare or (":" in bare and not host.startswith("[")):
-            raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:5001 or [::1]:5001")
-        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-            raise ValueError(f"{port!r} is no port: a number from 1 to 65535")
-        return cls(bare, int(port))
+    def post(
+        self, registers: Mapping[str, int], datagrams: Sequence[bytes], within: float, wait: Wait
+    ) -> bool:
+        """Take a datagram a meter, and the registers in mWh that they tell; False: told to stop.
 
+        A large fleet's may leave ``within`` so many seconds.
+        """
 
-def connect(address: Address) -> socket.socket:
-    """A non-blocking UDP socket connected to the address; OSError when the host is unknown."""
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
-    # IPv4 first: "localhost" is also ::1, where a collector listens only when told to.
-    family, kind, protocol, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setblocking(False)
-        sock.connect(where)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+    def until(self, deadline: float, wait: Wait) -> bool:
+        """Go on until then, by the steady clock; False: told to stop."""
 
 
 class LiveSender:
     """Sends what is measured now; what nobody takes is lost, as from a meter on a cut line.
 
     ``tell`` is given a sentence when the collector goes and another when it is back. ``sent``
-    counts the datagrams handed to the network.
+    counts the datagrams handed to the network. What a datagram says is in the outbox, which keeps
+    registers and numbers, before it leaves, so that no register ever falls.
     """
 
-    def __init__(self, sock: socket.socket, address: Address, tell: Callable[[str], None]):
-        self._socket = sock
-        self._bulk = BulkSender(sock)
+    acknowledge = False
+    waiting = 0
+
+    def __init__(
+        self, sock: socket.socket, address: Address, outbox: Outbox, tell: Callable[[str], None]
+    ):
+        self._network = Network(sock)
         self._address = address
+        self._outbox = outbox
         self._tell = tell
         self._away = False
         self.sent = 0
 
-    def send(self, rows: Bytes) -> None:
-        """Send the rows, of shape (n, octets), a datagram each."""
-        # Before: what the network has reported on earlier datagrams since. After: what a collector
-        # on this machine refused at once, which the bulk call does not say.
-        trouble = _pending_error(self._socket)
-        trouble = self._send_all(rows) or trouble
-        trouble = _pending_error(self._socket) or trouble
+    def post(
+        self, registers: Mapping[str, int], datagrams: Sequence[bytes], within: float, wait: Wait
+    ) -> bool:
+        """Send a datagram a meter; a large fleet's are spread, for the collector's buffer's sake."""
+        start = time.monotonic()
+        if not self._outbox.append(registers, None):
+            raise StateError(f"there is no room for the registers: {self._outbox.path}")
+        bursts = -(-len(datagrams) // FLEET_BURST)
+        for burst in range(bursts):
+            if burst and not wait(start + within * burst / bursts - time.monotonic()):
+                return False
+            self.send(datagrams[burst * FLEET_BURST : (burst + 1) * FLEET_BURST])
+        return True
+
+    def until(self, deadline: float, wait: Wait) -> bool:
+        """Wait until then."""
+        return wait(deadline - time.monotonic())
+
+    def send(self, datagrams: Sequence[bytes]) -> None:
+        """Send the datagrams now."""
+        taken, trouble = self._network.send(datagrams)
+        self.sent += taken
         if trouble and not self._away:
             self._tell(
                 f"nothing takes the readings at {self._address} ({trouble.strerror}): "
@@ -106,45 +106,32 @@ class LiveSender:
             self._tell(f"the collector at {self._address} is back")
         self._away = trouble is not None
 
-    def _send_all(self, rows: Bytes) -> OSError | None:
-        trouble: OSError | None = None
-        while len(rows):
-            try:
-                taken = self._bulk.send(rows)
-            except OSError as error:
-                # The first report may be on datagrams that left earlier; these deserve their try.
-                if trouble:
-                    return error
-                trouble = error
-                continue
-            self.sent += taken
-            rows = rows[taken:]
-            if len(rows) and not _writable(self._socket):
-                return trouble
-        return trouble
-
 
 def run_fleet(
     fleet: Fleet,
-    state: StateFile,
-    sender: LiveSender,
+    outbox: Outbox,
+    keys: FleetKeys,
+    post: Post,
     wait: Wait,
     *,
     interval: float,
     count: int | None,
     alert_limit_wh: int,
+    repeat: int,
     multiplier: Callable[[], float],
-    show: Callable[[Measured], None] | None,
-) -> None:
-    """Measure and send, at once and then every ``interval`` seconds, until the wait says to stop.
+    show: Callable[[Measured, int], None] | None,
+) -> bool:
+    """Measure and post, at once and then every ``interval`` seconds, until the wait says to stop.
 
-    ``count`` ends it after so many datagrams a meter. What a datagram says is on disk before it
-    leaves, so that no register ever falls. ``show`` is given what was sent.
+    ``count`` ends it after so many datagrams a meter: then the answer is True. Each carries the
+    last ``repeat`` measurements again. ``show`` is given what was measured and how many waited.
     """
-    sequence = 0
+    tick = 0
     due = time.monotonic()
     last_ms: int | None = None
-    while sequence != count and wait(due - time.monotonic()):
+    while tick != count:
+        if not post.until(due, wait):
+            return False
         now, now_ms = time.monotonic(), time.time_ns() // 1_000_000
         # By the steady clock, as the wall clock may be set; the first reading counts nothing.
         steady_ms = int(now * 1000)
@@ -156,22 +143,24 @@ def run_fleet(
             utc_offset_ms=time.localtime(now_ms // 1000).tm_gmtoff * 1000,
             multiplier=multiplier(),
         )
-        limit = alert_limit_wh if sequence % _LIMIT_EVERY == 0 else None
         rows = fleet.datagrams(
-            measured, now_ms, epoch=state.epoch, sequence=sequence, alert_limit_wh=limit
+            measured,
+            now_ms,
+            epoch=outbox.epoch,
+            sequence=outbox.next,
+            alert_limit_wh=alert_limit_wh if tick % _LIMIT_EVERY == 0 else None,
+            acknowledge=post.acknowledge,
+            repeat=repeat,
         )
-        state.save(fleet.registers())
-        bursts = -(-len(rows) // FLEET_BURST)
-        for burst in range(bursts):
-            # A large fleet is spread over the interval, for the sake of the collector's buffer.
-            if burst and not wait(now + interval * burst / bursts - time.monotonic()):
-                return
-            sender.send(rows[burst * FLEET_BURST : (burst + 1) * FLEET_BURST])
+        waited = post.waiting
+        if not post.post(fleet.registers(), keys.datagrams(rows), interval, wait):
+            return False
         if show is not None:
-            show(measured)
-        sequence += 1
+            show(measured, waited)
+        tick += 1
         # Ticks missed while this process stood still are not caught up.
         due = max(due + interval, time.monotonic())
+    return True
 
 
 class ReplaySender:
@@ -214,7 +203,7 @@ class ReplaySender:
             end = min(done + REPLAY_BURST, int(due.searchsorted(elapsed, side="right")))
             taken = self._send_burst(datagrams[done:end])
             going = self._wait(REPLAY_PAUSE)
-            if taken and not _refused(_pending_error(self._socket)):
+            if taken and not _refused(pending_error(self._socket)):
                 done = end
                 # Passing where it was refused is what shows that somebody listens again.
                 if done > furthest:
@@ -241,16 +230,10 @@ class ReplaySender:
                     self._socket.send(datagram)
                     break
                 except BlockingIOError:
-                    _writable(self._socket)
+                    writable(self._socket)
                 except ConnectionRefusedError:
                     return False
         return True
-
-
-def _pending_error(sock: socket.socket) -> OSError | None:
-    """What the network reported on datagrams sent before; asking clears it."""
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return OSError(code, os.strerror(code)) if code else None
 
 
 def _refused(error: OSError | None) -> bool:
@@ -258,8 +241,3 @@ def _refused(error: OSError | None) -> bool:
     if error is not None and not isinstance(error, ConnectionRefusedError):
         raise error
     return error is not None
-
-
-def _writable(sock: socket.socket) -> bool:
-    """Wait until the send buffer has room again; False if that takes too long."""
-    return bool(select.select([], [sock], [], _BUFFER_WAIT)[1])

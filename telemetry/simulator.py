@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from telemetry import meter_id
-from telemetry.formats.native import RECORD, encode_same_shape
+from telemetry.formats.native import (
+    FLAG_ACKNOWLEDGE,
+    HEADER,
+    MOST_RECORDS,
+    RECORD,
+    encode_same_shape,
+)
+from telemetry.meter_index import MeterIndex
 from telemetry.readings import Bytes, Int64s
 from telemetry.registers import ALERT_LIMIT, BY_CODE, BY_NAME, ENERGY_IMPORT, POWER_IMPORT
 
@@ -52,6 +59,11 @@ _REGISTERS = (
     BY_NAME["current_l1"].code,
     BY_NAME["frequency"].code,
 )
+# Each of them may carry the alert limit, too.
+MOST_REPEATS: Final = MOST_RECORDS // (len(_REGISTERS) + 1) - 1
+_FLAGS = (
+    HEADER.names.index("flags") if HEADER.names else 0
+)  # its octet: those before are single ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +104,16 @@ class Fleet:
         self._register_mwh = np.array([registers.get(name, 0) for name in ids], np.int64)
         # What is not yet a whole mWh, in mW·ms: many short steps add up to one long one.
         self._carry = np.zeros(len(self.ids), np.int64)
+        self._earlier: list[tuple[int, npt.NDArray[np.void]]] = []
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def index(self) -> MeterIndex:
+        """The meters' places in the fleet by the halves of their octets."""
+        index = MeterIndex()
+        index.add(self._key_high, self._key_low, np.arange(len(self)))
+        return index
 
     def registers(self) -> dict[str, int]:
         """The registers in mWh by id, for the state file."""
@@ -126,11 +145,17 @@ class Fleet:
         measured: Measured,
         now_ms: int,
         *,
-        epoch: int,
-        sequence: int,
+        epoch: int | Int64s,
+        sequence: int | Int64s,
         alert_limit_wh: int | None = None,
+        acknowledge: bool = False,
+        repeat: int = 0,
     ) -> Bytes:
-        """A native datagram a meter, as rows of shape (n, octets); with the limit if given."""
+        """A native datagram a meter, as rows of shape (n, octets); with the limit if given.
+
+        ``repeat``, at most MOST_REPEATS: so many of the last measurements that were made into
+        datagrams are carried again.
+        """
         columns = [
             measured.energy_import,
             measured.power_import,
@@ -145,14 +170,27 @@ class Fleet:
         records = np.zeros((len(self), len(registers)), RECORD)
         records["register"] = registers
         records["value"] = np.stack(columns, axis=1)
-        return encode_same_shape(
+        rows = encode_same_shape(
             self._key_high,
             self._key_low,
             np.full(len(self), epoch, np.uint32),
             np.full(len(self), sequence, np.uint32),
             np.full(len(self), now_ms, np.int64),
-            records,
+            np.concatenate([*self._again(now_ms), records], axis=1),
         )
+        if acknowledge:
+            rows[:, _FLAGS] |= FLAG_ACKNOWLEDGE
+        self._earlier = [*self._earlier, (now_ms, records)][-repeat:] if repeat else []
+        return rows
+
+    def _again(self, now_ms: int) -> list[npt.NDArray[np.void]]:
+        """The earlier records, counted from now; without those the offset cannot reach."""
+        found = []
+        for time_ms, records in self._earlier:
+            if abs(time_ms - now_ms) < 2**31:
+                records["offset"] = time_ms - now_ms
+                found.append(records)
+        return found
 
     def _load(self, now_ms: int, utc_offset_ms: int) -> Float64s:
         """The load in W, of shape (n,), before the multiplier."""

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from telemetry.formats import native
-from telemetry.meter_state import StateFile
+from telemetry.fleet_keys import FleetKeys
+from telemetry.network import Address, connect
+from telemetry.outbox import Outbox
 from telemetry.registers import ALERT_LIMIT
 from telemetry.sender import (
     REPLAY_BURST,
-    Address,
     LiveSender,
     NobodyListensError,
     ReplaySender,
-    connect,
     run_fleet,
 )
 from telemetry.simulator import Fleet
@@ -61,8 +61,11 @@ def drain(sock: socket.socket) -> list[bytes]:
             return found
 
 
-def rows(count: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    return np.arange(count, dtype="<u4").view(np.uint8).reshape(count, 4)
+def datagrams(count: int) -> list[bytes]:
+    return [number.to_bytes(4, "little") for number in range(count)]
+
+
+NO_KEYS = FleetKeys([], 1, encrypt=True)
 
 
 @pytest.mark.parametrize(
@@ -95,33 +98,35 @@ def test_localhost_is_ipv4_first() -> None:
         assert sock.family == socket.AF_INET
 
 
-def test_live_sends_every_row(collector: socket.socket) -> None:
+def test_live_sends_every_datagram(collector: socket.socket, tmp_path: Path) -> None:
     told: list[str] = []
-    with connect(address_of(collector)) as sock:
-        sender = LiveSender(sock, address_of(collector), told.append)
-        sender.send(rows(200))  # what the smallest usual socket buffer holds
+    with connect(address_of(collector)) as sock, Outbox(tmp_path / "x.db", ["a"], 7) as outbox:
+        sender = LiveSender(sock, address_of(collector), outbox, told.append)
+        sender.send(datagrams(200))  # what the smallest usual socket buffer holds
     assert sender.sent == 200
-    assert drain(collector) == [row.tobytes() for row in rows(200)]
+    assert drain(collector) == datagrams(200)
     assert told == []
 
 
 @pytest.mark.parametrize("count", [1, 50])
-def test_live_says_once_that_nobody_listens_and_once_that_it_is_back(count: int) -> None:
+def test_live_says_once_that_nobody_listens_and_once_that_it_is_back(
+    count: int, tmp_path: Path
+) -> None:
     address, told = nobody(), list[str]()
-    with connect(address) as sock:
-        sender = LiveSender(sock, address, told.append)
+    with connect(address) as sock, Outbox(tmp_path / "x.db", ["a"], 7) as outbox:
+        sender = LiveSender(sock, address, outbox, told.append)
         for _ in range(3):
-            sender.send(rows(count))
+            sender.send(datagrams(count))
         assert len(told) == 1
         assert told[0].startswith(f"nothing takes the readings at {address} (Connection refused)")
         time.sleep(0.1)  # on a busy machine the kernel's last refusal may come late
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         with listen(address.port) as collector:
             for _ in range(3):
-                sender.send(rows(count))
+                sender.send(datagrams(count))
             assert len(drain(collector)) == 3 * count
         assert told[1:] == [f"the collector at {address} is back"]
-        sender.send(rows(count))
+        sender.send(datagrams(count))
         assert len(told) == 3
     assert sender.sent == 7 * count
 
@@ -135,24 +140,29 @@ def test_a_fleet_measures_at_once_and_then_every_interval(
         waits.append(seconds)
         return sleep(seconds)
 
-    with connect(address_of(collector)) as sock, StateFile(tmp_path / "state") as state:
-        fleet = Fleet(["a", "b"], 0, {"a": 5_000_000})
-        run_fleet(
+    ids = ["a", "b"]
+    with connect(address_of(collector)) as sock, Outbox(tmp_path / "x.db", ids, 7) as outbox:
+        fleet = Fleet(ids, 0, {"a": 5_000_000})
+        assert run_fleet(
             fleet,
-            state,
-            LiveSender(sock, address_of(collector), pytest.fail),
+            outbox,
+            NO_KEYS,
+            LiveSender(sock, address_of(collector), outbox, pytest.fail),
             wait,
             interval=0.01,
             count=31,
             alert_limit_wh=700,
+            repeat=0,
             multiplier=lambda: 1e6,
             show=None,
         )
-        assert state.registers == fleet.registers()
+    with Outbox(tmp_path / "x.db", ids, 9) as outbox:
+        assert outbox.registers == fleet.registers()
     assert waits[0] <= 0
     found = [native.decode(each, time.time_ns() // 1_000_000) for each in drain(collector)]
     assert [each.sequence for each in found] == [n for n in range(31) for _ in range(2)]
-    assert {each.epoch for each in found} == {1}
+    assert {each.epoch for each in found} == {7}
+    assert not any(each.acknowledge for each in found)
     of_a = [each.records for each in found[::2]]
     assert of_a[0][0].value == 5000
     assert [records[0].value for records in of_a] == sorted(r[0].value for r in of_a)
@@ -170,16 +180,19 @@ def test_a_large_fleet_is_spread_over_the_interval(
         waits.append(seconds)
         return True
 
-    with connect(address_of(collector)) as sock, StateFile(tmp_path / "state") as state:
-        sender = LiveSender(sock, address_of(collector), pytest.fail)
+    ids = [f"m-{number}" for number in range(2500)]
+    with connect(address_of(collector)) as sock, Outbox(tmp_path / "x.db", ids, 7) as outbox:
+        sender = LiveSender(sock, address_of(collector), outbox, pytest.fail)
         run_fleet(
-            Fleet([f"m-{number}" for number in range(2500)], 0, {}),
-            state,
+            Fleet(ids, 0, {}),
+            outbox,
+            NO_KEYS,
             sender,
             wait,
             interval=3,
             count=1,
             alert_limit_wh=0,
+            repeat=0,
             multiplier=lambda: 1,
             show=None,
         )

@@ -12,6 +12,7 @@ from telemetry.simulator import (
     HIGHEST_MULTIPLIER,
     HIGHEST_REGISTER_MWH,
     LONGEST_STEP_MS,
+    MOST_REPEATS,
     Fleet,
     Measured,
 )
@@ -117,3 +118,48 @@ def test_datagrams_decode_to_what_was_measured() -> None:
     assert len(native.decode(without[0].tobytes(), MIDNIGHT).records) == 5
     assert 49_900 < values[12] < 50_100
     assert 200_000 < values[13] < 253_000
+
+
+def test_datagrams_carry_the_last_measurements_again() -> None:
+    fleet = Fleet(["a", "b"], 0, {})
+    expected: list[tuple[int, int, int]] = []
+    for tick in range(4):
+        now = MIDNIGHT + tick * 10_000
+        limit = 5 if tick == 1 else None
+        measured = step(fleet, now, 10_000)
+        rows = fleet.datagrams(
+            measured, now, epoch=1, sequence=tick, alert_limit_wh=limit, repeat=2
+        )
+        records = native.decode(rows[1].tobytes(), now).records
+        found = [(each.register, each.time, each.value) for each in records]
+        own = found[-6 if limit else -5 :]
+        assert {time for _, time, _ in own} == {now}
+        expected += own
+        assert found == expected[-len(found) :]
+        assert len({time for _, time, _ in found}) == min(tick + 1, 3)
+
+
+def test_as_many_repeats_as_fit() -> None:
+    fleet = Fleet(["a"], 0, {})
+    for tick in range(MOST_REPEATS + 2):
+        rows = fleet.datagrams(
+            step(fleet, MIDNIGHT, 0), MIDNIGHT + tick, epoch=1, sequence=tick,
+            alert_limit_wh=1, repeat=MOST_REPEATS,
+        )  # fmt: skip
+    assert rows.shape[1] <= native.LONGEST - 16  # and a tag
+    assert len(native.decode(rows[0].tobytes(), MIDNIGHT).records) == 6 * (MOST_REPEATS + 1)
+
+
+def test_what_is_too_long_ago_for_an_offset_is_left_out() -> None:
+    fleet = Fleet(["a"], 0, {})
+    lengths = [
+        fleet.datagrams(step(fleet, now, 0), now, epoch=1, sequence=0, repeat=1).shape[1]
+        for now in (MIDNIGHT, MIDNIGHT + 2**31, MIDNIGHT + 2**32 - 1)
+    ]
+    assert lengths == [120, 120, 200]
+
+
+def test_a_place_in_the_fleet_by_its_octets() -> None:
+    fleet = Fleet(["a", "b", "x" * 40], 0, {})
+    high, low = np.array([meter_id.halves(meter_id.to_octets("x" * 40))], np.uint64).T
+    assert fleet.index().find(high, low).tolist() == [2]
