@@ -1,4 +1,4 @@
-"""What a simulated meter or fleet must not lose: registers, numbers, and what waits to be delivered.
+"""What a simulated meter or fleet must not lose: registers, numbers, datagrams that wait.
 
 One SQLite file. A tick is one transaction, synced before any of its datagrams is sent: the
 registers, the next numbers and the datagrams themselves, as they will be sent and sent again
@@ -118,9 +118,9 @@ class Outbox:
         Without datagrams the numbers are only used up. False says that there is no room: then
         nothing is kept but, if they can be, the registers, and the numbers are still free.
         """
-        after = self.next + 1
-        epoch = np.where(after == _NUMBERS, self.epoch + 1, self.epoch)
-        after = np.where(after == _NUMBERS, 0, after)
+        last = self.next == _NUMBERS - 1
+        epoch: Int64s = self.epoch + last
+        after: Int64s = (self.next + 1) * ~last
         rows = zip(
             self._numbers, self.epoch.tolist(), self.next.tolist(), datagrams or (), strict=False
         )

@@ -78,7 +78,7 @@ class LiveSender:
     def post(
         self, registers: Mapping[str, int], datagrams: Sequence[bytes], within: float, wait: Wait
     ) -> bool:
-        """Send a datagram a meter; a large fleet's are spread, for the collector's buffer's sake."""
+        """Send a datagram a meter; a large fleet's are spread, for its buffer's sake."""
         start = time.monotonic()
         if not self._outbox.append(registers, None):
             raise StateError(f"there is no room for the registers: {self._outbox.path}")
