@@ -61,6 +61,9 @@ class Outbox:
     seconds of Unix time. Every method raises StateError.
     """
 
+    epoch: Int64s
+    next: Int64s
+
     def __init__(self, path: Path, ids: Sequence[str], now_s: int, most_octets: int = MOST_OCTETS):
         self.path = path
         self._lock = self._take_lock()
@@ -210,7 +213,7 @@ class Outbox:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise _unusable(self.path, error.strerror) from None
+            raise _unusable(self.path, error.strerror or str(error)) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
