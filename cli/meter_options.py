@@ -11,9 +11,9 @@ import platformdirs
 
 from telemetry import meter_id
 from telemetry.fleet_keys import parse_key
-from telemetry.registers import ALERT_LIMIT, BY_CODE
 from telemetry.network import Address
 from telemetry.outbox import LEAST_OCTETS, MOST_OCTETS
+from telemetry.registers import ALERT_LIMIT, BY_CODE
 from telemetry.simulator import HIGHEST_MULTIPLIER, LONGEST_STEP_MS, MOST_REPEATS
 
 DEFAULT_LIMIT_WH = 500_000

@@ -32,7 +32,7 @@ _ONE = np.uint64(1)
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Datagrams by their numbers; every column has shape (n,), a meter is its place in the fleet."""
+    """Datagrams by their numbers; columns of shape (n,). A meter is its place in the fleet."""
 
     meter: Int64s
     epoch: Int64s

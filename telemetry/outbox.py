@@ -1,4 +1,4 @@
-"""What a simulated meter or fleet must not lose: registers, numbers, and what waits to be delivered.
+"""What a simulated meter or fleet must not lose: registers, numbers, datagrams that wait.
 
 One SQLite file. A tick is one transaction, synced before any of its datagrams is sent: the
 registers, the next numbers and the datagrams themselves, as they will be sent and sent again
@@ -61,6 +61,9 @@ class Outbox:
     seconds of Unix time. Every method raises StateError.
     """
 
+    epoch: Int64s
+    next: Int64s
+
     def __init__(self, path: Path, ids: Sequence[str], now_s: int, most_octets: int = MOST_OCTETS):
         self.path = path
         self._lock = self._take_lock()
@@ -118,9 +121,9 @@ class Outbox:
         Without datagrams the numbers are only used up. False says that there is no room: then
         nothing is kept but, if they can be, the registers, and the numbers are still free.
         """
-        after = self.next + 1
-        epoch = np.where(after == _NUMBERS, self.epoch + 1, self.epoch)
-        after = np.where(after == _NUMBERS, 0, after)
+        last = self.next == _NUMBERS - 1
+        epoch: Int64s = self.epoch + last
+        after: Int64s = (self.next + 1) * ~last
         rows = zip(
             self._numbers, self.epoch.tolist(), self.next.tolist(), datagrams or (), strict=False
         )
@@ -210,7 +213,7 @@ class Outbox:
             _make(self.path.absolute().parent)
             lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise _unusable(self.path, error.strerror) from None
+            raise _unusable(self.path, error.strerror or str(error)) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

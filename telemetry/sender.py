@@ -78,7 +78,7 @@ class LiveSender:
     def post(
         self, registers: Mapping[str, int], datagrams: Sequence[bytes], within: float, wait: Wait
     ) -> bool:
-        """Send a datagram a meter; a large fleet's are spread, for the collector's buffer's sake."""
+        """Send a datagram a meter; a large fleet's are spread, for its buffer's sake."""
         start = time.monotonic()
         if not self._outbox.append(registers, None):
             raise StateError(f"there is no room for the registers: {self._outbox.path}")
@@ -119,12 +119,13 @@ def run_fleet(
     alert_limit_wh: int,
     repeat: int,
     multiplier: Callable[[], float],
-    show: Callable[[Measured, int], None] | None,
+    show: Callable[[Measured, int | None], None] | None,
 ) -> bool:
     """Measure and post, at once and then every ``interval`` seconds, until the wait says to stop.
 
     ``count`` ends it after so many datagrams a meter: then the answer is True. Each carries the
-    last ``repeat`` measurements again. ``show`` is given what was measured and how many waited.
+    last ``repeat`` measurements again. ``show`` is given what was measured and how many waited,
+    if they can.
     """
     tick = 0
     due = time.monotonic()
@@ -156,7 +157,7 @@ def run_fleet(
         if not post.post(fleet.registers(), keys.datagrams(rows), interval, wait):
             return False
         if show is not None:
-            show(measured, waited)
+            show(measured, waited if post.acknowledge else None)
         tick += 1
         # Ticks missed while this process stood still are not caught up.
         due = max(due + interval, time.monotonic())

@@ -33,7 +33,7 @@ LONGEST = _ACK.itemsize + TAG
 
 @dataclass(frozen=True, slots=True)
 class Acks:
-    """Of meters of a fleet; columns of shape (n,). A meter is its place and may occur repeatedly."""
+    """Of meters of a fleet; columns of shape (n,). A meter is its place; it may occur again."""
 
     meter: Int64s
     epoch: Int64s

@@ -1,4 +1,4 @@
-"""``wattbus meter`` is killed with SIGKILL again and again: nothing is lost, no number used twice."""
+"""``wattbus meter`` is killed with SIGKILL repeatedly: nothing is lost, no number used twice."""
 
 from __future__ import annotations
 

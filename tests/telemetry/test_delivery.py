@@ -45,7 +45,8 @@ def send(delivery: Delivery, now: float, chance: float = 0.0) -> list[int]:
     """Everything due leaves; the sequence numbers."""
     due = delivery.due(now)
     delivery.sent(due, now, np.full(len(due), chance))
-    return due.sequence.tolist()
+    sequences: list[int] = due.sequence.tolist()
+    return sequences
 
 
 def opened(count: int) -> Delivery:

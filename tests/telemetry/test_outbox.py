@@ -211,7 +211,7 @@ def test_a_place_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot use the state file"):
         opened(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateError, match="cannot use the state file .*--state"):
+    with pytest.raises(StateError, match=r"cannot use the state file .*--state"):
         opened(tmp_path / "file" / "meter.db")
 
 

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from telemetry.formats import native
 from telemetry.fleet_keys import FleetKeys
+from telemetry.formats import native
 from telemetry.network import Address, connect
 from telemetry.outbox import Outbox
 from telemetry.registers import ALERT_LIMIT
