@@ -17,13 +17,13 @@ import msgspec
 import tzlocal
 from platformdirs import user_data_path
 
+from cli.config_addresses import LOOPBACK, Address, BusAddress
 from cli.config_lines import line_of
 from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
 from storage.engine import Database, StorageError, place
 from telemetry.formats import FORMATS
 
-LOOPBACK = "127.0.0.1"
 _LONGEST_IPC_PATH = 100  # the kernel's limit is 107
 
 
@@ -39,13 +39,6 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: str = "auto"
 
 
-class Address(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Where a service listens; a port that is None takes the service's own default."""
-
-    address: str = LOOPBACK
-    port: int | None = None
-
-
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Everything that can be configured; the keys of the TOML file."""
 
@@ -57,8 +50,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     currency: str = "R$"
     billing_day: int = 1
     listeners: tuple[Listener, ...] = (Listener(),)
-    query: Address = Address()
-    live: Address = Address()
+    query: BusAddress = BusAddress()
+    live: BusAddress = BusAddress()
     http: Address = Address()
     retention: Retention = Retention()
 
@@ -247,7 +240,7 @@ def _with_line(path: Path, text: str, message: str) -> str:
 
 def _known(keys: list[str]) -> tuple[str, ...]:
     tables = {"": Config, "listeners": Listener, "retention": Retention}
-    tables["retention.groups"] = RetentionGroup
+    tables |= {"query": BusAddress, "live": BusAddress, "retention.groups": RetentionGroup}
     path = ".".join(key for key in keys if not key.isdigit())
     return tables.get(path, Address).__struct_encode_fields__
 

@@ -13,6 +13,7 @@ from cli import (
     config,
     exporting,
     importing,
+    keys,
     meter,
     meter_options,
     migrate,
@@ -41,6 +42,7 @@ _PROGRAMS: tuple[_Program, ...] = (
     ),
     ("restore", "make a backup the database", care.add_restore_arguments, care.run_restore),
     ("watch", "show a meter's readings as they are stored", watch.add_arguments, watch.run),
+    ("keys", "make and remove keys of the query bus", keys.add_arguments, keys.run),
     (
         "receiver",
         "start only the part that takes in datagrams",

@@ -6,12 +6,14 @@ import argparse
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version as installed_version
 from typing import TypeVar
 
@@ -21,7 +23,9 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
 
 from cli import config
 from cli.config import Config, ConfigError
+from query.credentials import Credentials
 from query.messages import ListenerStatus, ReceiverStatus
+from storage import bus_keys
 from storage.engine import StorageError, place
 from storage.trouble import plain
 from telemetry.receiver import Listener
@@ -95,6 +99,7 @@ def set_up_logging() -> None:
 def run(part: Callable[[Config, threading.Event], None], arguments: argparse.Namespace) -> int:
     """Run one part as this process until it is told to stop; the exit code."""
     set_up_logging()
+    _allow_connections()
     try:
         settings = config.load(arguments)
         part(settings, stop_event())
@@ -107,6 +112,13 @@ def run(part: Callable[[Config, threading.Event], None], arguments: argparse.Nam
         print(f"wattbus: {plain(error)}", file=sys.stderr)
         return _EXIT_WRONG_INPUT
     return 0
+
+
+def _allow_connections() -> None:
+    """Open files as many as the system lets us: silent connections must not use up the few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # as many as there are, then
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def in_use(what: str, host: str, port: int, option: str, error: OSError) -> StartError:
@@ -174,6 +186,7 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
+    from query.gate import Gate
     from query.publisher import Publisher
     from storage.engine import pending
     from storage.lock import only_writer
@@ -182,7 +195,8 @@ def writer(settings: Config, stop: threading.Event) -> None:
     with only_writer(settings.directory):
         if pending(settings.database):
             say_slow()
-        publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
+        gate = Gate(settings.directory) if settings.live.guarded else None
+        publisher = _bound(lambda: Publisher(settings.endpoint("live"), gate), settings, "live")
         part = Writer(
             settings.database,
             settings.writer_endpoint,
@@ -200,8 +214,10 @@ def writer(settings: Config, stop: threading.Event) -> None:
 
 def query(settings: Config, stop: threading.Event) -> None:
     """Answer the query bus."""
+    from query.gate import Gate
     from query.service import Service
 
+    gate = Gate(settings.directory) if settings.query.guarded else None
     service = _bound(
         lambda: Service(
             settings.database,
@@ -210,6 +226,7 @@ def query(settings: Config, stop: threading.Event) -> None:
             settings.defaults,
             version(),
             settings.retention.policy,
+            gate,
         ),
         settings,
         "query",
@@ -232,9 +249,17 @@ def http(settings: Config, stop: threading.Event) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        serve(host, port, settings.endpoint("query", to_connect=True), ready)
+        me = _credentials(settings) if settings.query.guarded else None
+        serve(host, port, settings.endpoint("query", to_connect=True), ready, me)
     except OSError as error:
         raise in_use("http", host, port, "--http-port", error) from None
+
+
+def _credentials(settings: Config) -> Credentials:
+    """Who the HTTP shim is to the query service of the same data directory."""
+    public, secret = bus_keys.http(settings.directory)
+    server = bus_keys.server(settings.directory).public
+    return Credentials(name="http", role="reader", server=server, public=public, secret=secret)
 
 
 def _bound(make: Callable[[], Part], settings: Config, service: str) -> Part:

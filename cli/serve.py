@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from cli import config, processes
 from cli.config import Config, ConfigError
 from query.client import DEFAULT_ENDPOINT
+from query.credentials import SUFFIX
 
 log = logging.getLogger("serve")
 
@@ -227,9 +228,13 @@ def _say_what_to_try(settings: Config, demo: int) -> None:
     http = settings.endpoint("http", to_connect=True).removeprefix("tcp://")
     meter = "demo" if demo == 1 else f"demo-{'1'.zfill(len(str(demo)))}"
     asked = "" if query == DEFAULT_ENDPOINT else f" --query {query}"
+    guarded = settings.query.guarded
+    if guarded:
+        asked += f" --key-file me{SUFFIX}"
     lines = [
         f"Wattbus is ready: meters send to udp port {port}, data is in {settings.directory}",
         "Try, in another terminal (.venv/bin/wattbus, if it is not on your PATH):",
+        *([f"  wattbus keys add me --role admin --data {settings.directory}"] if guarded else []),
         f"  wattbus repl{asked}",
     ]
     if demo:
