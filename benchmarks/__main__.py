@@ -8,9 +8,16 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, databases, grow, ingest, store
+from benchmarks import ask, bus, databases, grow, ingest, store
 
-SUITES = {"ingest": ingest, "ask": ask, "databases": databases, "store": store, "grow": grow}
+SUITES = {
+    "ingest": ingest,
+    "ask": ask,
+    "databases": databases,
+    "store": store,
+    "grow": grow,
+    "bus": bus,
+}
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from query import messages as m
 from query.transport import BusError
 from storage.bus_keys import Role, User
 from storage.changes import ChangeMeter, DeleteMeter, ReplaceMeter
 
-LEAST: dict[type[object], Role] = {
+LEAST: dict[type[Struct], Role] = {
     m.Ping: Role.READER,
     m.GetStatus: Role.READER,
     m.ListMeters: Role.READER,
