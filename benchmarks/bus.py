@@ -12,10 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from multiprocessing.synchronize import Event
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,9 +113,9 @@ def strangers(
     with ExitStack() as stack:
         clients = [stack.enter_context(guarded.client()) for _ in range(4)]
         quiet = _ask_evenly(clients, seconds / 2)
+        options = f"--idle={idle}", f"--rate={rate}", f"--seconds={seconds + 2}"
         attack = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.bus_attack", str(port), guarded.server]
-            + [f"--idle={idle}", f"--rate={rate}", f"--seconds={seconds + 2}"],
+            [sys.executable, "-m", "benchmarks.bus_attack", str(port), guarded.server, *options],
             stdout=subprocess.PIPE,
         )
         time.sleep(2)  # until all idle ones are there
@@ -166,14 +164,8 @@ class Questions:
         self.unanswered = context.Value("q", 0)
         self.stop: Event = context.Event()
 
-    def count(self, number: int, ask: Callable[[], m.Latest]) -> None:
-        """Ask one question and count what came."""
-        try:
-            self.judge(number, ask())
-        except BusError as error:
-            self.failed(error)
-
     def judge(self, number: int, latest: m.Latest) -> None:
+        """Count an answer."""
         with self.answers:
             self.answers.value += 1
         if not right(number, latest):
@@ -181,6 +173,7 @@ class Questions:
                 self.wrong.value += 1
 
     def failed(self, error: BusError) -> None:
+        """Count a question without an answer in time; any other error is one."""
         if error.code != "away":
             raise error
         with self.unanswered:
@@ -257,7 +250,10 @@ def _ask(kind: str, port: int, key: str, shared: Questions, seed: int) -> None:
             client._connection._socket.setsockopt(zmq.REQ_CORRELATE, 0)
         while not shared.stop.is_set():
             number = order.randrange(METERS)
-            shared.count(number, lambda number=number: client.latest(name(number)))  # type: ignore[misc]
+            try:
+                shared.judge(number, client.latest(name(number)))
+            except BusError as error:
+                shared.failed(error)
 
 
 async def _ask_many(

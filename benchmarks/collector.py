@@ -66,6 +66,8 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(60)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         if not self._keep:
             shutil.rmtree(self.data, ignore_errors=True)
 
