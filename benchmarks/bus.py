@@ -113,9 +113,11 @@ def strangers(
     with ExitStack() as stack:
         clients = [stack.enter_context(guarded.client()) for _ in range(4)]
         quiet = _ask_evenly(clients, seconds / 2)
-        options = f"--idle={idle}", f"--rate={rate}", f"--seconds={seconds + 2}"
+        # Joined to its option, since a key may start with a dash.
+        options = [f"--server={guarded.server}", f"--idle={idle}", f"--rate={rate}"]
+        options.append(f"--seconds={seconds + 2}")
         attack = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.bus_attack", str(port), guarded.server, *options],
+            [sys.executable, "-m", "benchmarks.bus_attack", str(port), *options],
             stdout=subprocess.PIPE,
         )
         time.sleep(2)  # until all idle ones are there
@@ -210,6 +212,12 @@ def restarts(
             service.kill()
             service.wait()
             service = _service(guarded, port)
+            if kill % 10 == 0:
+                print(
+                    f"  {kill} restarts, {shared.answers.value:,} answers, "
+                    f"{shared.wrong.value} of them wrong",
+                    flush=True,
+                )
     finally:
         shared.stop.set()
         for asker in askers:

@@ -112,7 +112,7 @@ def main() -> None:
     """Attack, then print what became of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
-    parser.add_argument("server", help="the service's public key")
+    parser.add_argument("--server", required=True, help="the service's public key")
     parser.add_argument("--idle", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=60.0)
