@@ -210,6 +210,8 @@ def writer(settings: Config, stop: threading.Event) -> None:
         say_ready()
         part.run(stop)
         publisher.close()
+        if gate is not None:
+            gate.close()
 
 
 def query(settings: Config, stop: threading.Event) -> None:
@@ -234,6 +236,8 @@ def query(settings: Config, stop: threading.Event) -> None:
     logging.getLogger("query").info("answering on %s", service.endpoint)
     say_ready()
     service.run(stop)
+    if gate is not None:
+        gate.close()
 
 
 def http(settings: Config, stop: threading.Event) -> None:

@@ -52,7 +52,7 @@ class Gate:
         self._thread.start()
 
     def close(self) -> None:
-        """Let nobody in any more; after the sockets are closed."""
+        """Let nobody in any more; after the sockets are closed, whose last messages then leave."""
         self._stop.set()
         self._thread.join()
         self.context.term()
@@ -101,7 +101,7 @@ class Gate:
         self._looked = time.monotonic()
         try:
             users = bus_keys.users(self._data)
-        except KeyFileError as error:
+        except (KeyFileError, OSError) as error:
             if str(error) != self._trouble:
                 log.error("%s; the keys known so far are in force", error)
             self._trouble = str(error)
