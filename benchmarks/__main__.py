@@ -8,7 +8,19 @@ import os
 import platform
 import sys
 
-from benchmarks import ask, cuts, databases, exact, forged, grow, ingest, kill, repeats, store
+from benchmarks import (
+    ask,
+    bus,
+    cuts,
+    databases,
+    exact,
+    forged,
+    grow,
+    ingest,
+    kill,
+    repeats,
+    store,
+)
 
 SUITES = {
     "ingest": ingest,
@@ -20,7 +32,7 @@ SUITES = {
     "repeats": repeats,
 }
 # Proofs, too long to run unless asked for.
-SOAKS = {"kill": kill, "exact": exact, "cuts": cuts}
+SOAKS = {"kill": kill, "exact": exact, "cuts": cuts, "bus": bus}
 
 
 def main() -> None:

@@ -31,18 +31,30 @@ class Collector:
     """Started on entering, stopped and removed on leaving."""
 
     def __init__(
-        self, data: Path | None = None, program: tuple[str, ...] = ("cli.main", "serve")
+        self,
+        data: Path | None = None,
+        program: tuple[str, ...] = ("cli", "serve"),
+        *,
+        curve: bool = False,
     ) -> None:
-        """``data``: a directory that is there already, and stays; ``program``: another module."""
+        """``data``: a directory that is there already, and stays; ``program``: another module.
+
+        ``curve``: clients need keys.
+        """
         self._keep = data is not None
         self.data = data or Path(tempfile.mkdtemp(prefix="wattbus-bench-"))
         self.udp = "127.0.0.1", free_port(socket.SOCK_DGRAM)
         ports = {name: free_port(socket.SOCK_STREAM) for name in ("query", "live", "http")}
         self.query = f"tcp://127.0.0.1:{ports['query']}"
         flags = [f"--{name}-port={port}" for name, port in ports.items()]
-        flags += [f"--udp-port={self.udp[1]}", f"--data={self.data}", "--time-zone=UTC"]
+        flags += [f"--udp-port={self.udp[1]}"]
+        self.flags = [f"--data={self.data}", "--time-zone=UTC"]  # of its parts, wherever they are
+        if curve:
+            config = self.data / "wattbus.toml"
+            config.write_text("[query]\ncurve = true\n", "utf-8")
+            self.flags += [f"--config={config}"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *program, *flags],
+            [sys.executable, "-m", *program, *flags, *self.flags],
             stdout=subprocess.PIPE,
             text=True,
         )

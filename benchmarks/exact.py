@@ -68,16 +68,9 @@ class Outcome:
 
 def account(client: Client) -> Account:
     """As the collector counts by now."""
-    writer = client.status().writer
-    listeners = (
-        [listener for part in writer.receivers for listener in part.listeners] if writer else []
-    )
-    rejected = Counter[str]()
-    for listener in listeners:
-        rejected.update(listener.refused)
-    accepted = sum(listener.accepted for listener in listeners)
-    drops = sum(listener.kernel_drops for listener in listeners)
-    return Account({"accepted": accepted}, dict(rejected), drops, 0)
+    totals = client.loss().totals
+    taken = {name: getattr(totals, name) for name in ("unique", "duplicate", "stale")}
+    return Account(taken, totals.rejected, totals.kernel_drops, totals.back_pressure_drops)
 
 
 def measure(collector: Collector, count: int, rate: float, frozen: float, burst: int) -> Outcome:

@@ -7,13 +7,16 @@ import argparse
 import numpy as np
 
 from telemetry import meter_id
+from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams
 from telemetry.formats import native_bulk
+from telemetry.keys import KeyRing
 from telemetry.registers import ENERGY_IMPORT
 from telemetry.simulator import Fleet
 
 _START_MS = 1_790_000_000_000
 _INTERVAL_MS = 10_000
+_GATE = Gate(Allowed(LOOPBACK), KeyRing.empty())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +43,8 @@ def lost(meters: int, ticks: int, loss: float, repeat: int) -> float:
         measured = fleet.step(now, _INTERVAL_MS, utc_offset_ms=0, multiplier=1)
         rows = fleet.datagrams(measured, now, epoch=1, sequence=tick, repeat=repeat)
         arrived = rows[chance.random(meters) >= loss]
-        lengths = np.full(len(arrived), arrived.shape[1], np.int64)
-        readings = native_bulk.decode(Datagrams(arrived, lengths), now).readings
+        datagrams = Datagrams.of([row.tobytes() for row in arrived])
+        readings = native_bulk.decode(datagrams, now, _GATE).readings
         energy = readings.take(np.flatnonzero(readings.register == ENERGY_IMPORT))
         came.update(zip(energy.key_high.tolist(), energy.time.tolist(), strict=True))
     assert len({meter_id.to_octets(name)[:8] for name in fleet.ids}) == meters

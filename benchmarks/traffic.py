@@ -52,7 +52,7 @@ _WRONG_KINDS: dict[str, Callable[[Bytes], Bytes]] = {
     Reason.OVERSIZED: lambda rows: _longer(rows, LONGEST),
     Reason.VERSION: _changed(version=9),
     Reason.FLAGS: _changed(flags=0x80),
-    Reason.SECURITY: lambda rows: _longer(_changed(key_id=7)(rows), 16),  # and a tag
+    Reason.UNKNOWN_KEY: lambda rows: _longer(_changed(key_id=7)(rows), 16),  # and a tag
     Reason.COUNT: _changed(count=3),
     Reason.METER_ID: _changed(key_high=0x20),
     Reason.REGISTER: _changed(register=999),

@@ -40,7 +40,12 @@ if TYPE_CHECKING:
 
 _LEAD = "wattbus "
 _TRIES = 3
-_WRONG_INPUT = frozenset({"bad_request", "bad_endpoint", "unknown_meter"})  # codes of the bus
+_WRONG_INPUT = frozenset(  # codes of the bus
+    {
+        *("bad_request", "bad_endpoint", "unknown_meter"),
+        *("bad_key_file", "refused", "forbidden", "unknown_service"),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +224,16 @@ COMMANDS = (
 )
 
 
+def key_argument() -> Argument:
+    """The option that says who we are."""
+    return Argument(
+        ("--key-file",),
+        "who you are, for a service that wants a key (default: $WATTBUS_KEY)",
+        metavar="FILE",
+        default=os.environ.get("WATTBUS_KEY") or None,
+    )
+
+
 def connection_arguments() -> tuple[Argument, ...]:
     """The options that say where the service is and how long to wait for it."""
     return (
@@ -235,12 +250,18 @@ def connection_arguments() -> tuple[Argument, ...]:
             "SECONDS",
             6.0,
         ),
+        key_argument(),
     )
 
 
 def connect(arguments: argparse.Namespace) -> Client:
-    """A client as the connection's options say. Raises BusError if the address is none."""
-    return Client(arguments.query, timeout=arguments.timeout / _TRIES, tries=_TRIES)
+    """A client as the connection's options say. Raises BusError for no address, no key file."""
+    return Client(
+        arguments.query,
+        timeout=arguments.timeout / _TRIES,
+        tries=_TRIES,
+        key_file=arguments.key_file,
+    )
 
 
 def add_parsers(subparsers: Subparsers) -> None:

@@ -17,8 +17,9 @@ import msgspec
 import tzlocal
 from platformdirs import user_data_path
 
+from cli.config_addresses import LOOPBACK, Address, BusAddress
 from cli.config_lines import line_of
-from cli.config_listeners import LOOPBACK, Listener
+from cli.config_listeners import Listener
 from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
 
@@ -32,13 +33,6 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message says where and what to do."""
 
 
-class Address(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Where a service listens; a port that is None takes the service's own default."""
-
-    address: str = LOOPBACK
-    port: int | None = None
-
-
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Everything that can be configured; the keys of the TOML file."""
 
@@ -50,8 +44,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     currency: str = "R$"
     billing_day: int = 1
     listeners: tuple[Listener, ...] = (Listener(),)
-    query: Address = Address()
-    live: Address = Address()
+    query: BusAddress = BusAddress()
+    live: BusAddress = BusAddress()
     http: Address = Address()
     retention: Retention = Retention()
 
@@ -244,7 +238,7 @@ def _with_line(path: Path, text: str, message: str) -> str:
 
 def _known(keys: list[str]) -> tuple[str, ...]:
     tables = {"": Config, "listeners": Listener, "retention": Retention}
-    tables["retention.groups"] = RetentionGroup
+    tables |= {"query": BusAddress, "live": BusAddress, "retention.groups": RetentionGroup}
     path = ".".join(key for key in keys if not key.isdigit())
     return tables.get(path, Address).__struct_encode_fields__
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from cli.config_addresses import LOOPBACK
 from telemetry import admission
 from telemetry.formats import FORMATS
-
-LOOPBACK = "127.0.0.1"
 
 
 class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -10,6 +10,7 @@ from cli import (
     commands,
     exporting,
     importing,
+    keys,
     meter,
     meter_options,
     migrate,
@@ -35,6 +36,7 @@ _PROGRAMS: tuple[Program, ...] = (
     ),
     ("restore", "make a backup the database", care.add_restore_arguments, care.run_restore),
     ("watch", "show a meter's readings as they are stored", watch.add_arguments, watch.run),
+    ("keys", "make and remove keys of the query bus", keys.add_arguments, keys.run),
     *serving.PARTS,
     (
         "migrate",

@@ -51,9 +51,9 @@ class Monitor(threading.Thread):
     ``tell`` is called from this thread with a sentence when the service goes away or comes back.
     """
 
-    def __init__(self, endpoint: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, endpoint: str, key_file: str | None, tell: Callable[[str], None]) -> None:
         super().__init__(name="monitor", daemon=True)
-        self._endpoint, self._tell = endpoint, tell
+        self._endpoint, self._key_file, self._tell = endpoint, key_file, tell
         self._stopped = threading.Event()
         self._away: bool | None = None  # None: not known yet
         self._rate = Rate()
@@ -75,7 +75,8 @@ class Monitor(threading.Thread):
 
     def run(self) -> None:
         """Ask until stopped."""
-        with Client(self._endpoint, timeout=_PATIENCE, tries=1) as client:
+        who = self._key_file
+        with Client(self._endpoint, timeout=_PATIENCE, tries=1, key_file=who) as client:
             while not self._stopped.is_set():
                 self._ask(client)
                 self._stopped.wait(_EVERY)

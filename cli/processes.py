@@ -6,13 +6,15 @@ import argparse
 import errno
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version as installed_version
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import zmq
@@ -23,6 +25,9 @@ from query.messages import ListenerStatus, ReceiverStatus
 from storage.errors import StorageError
 from telemetry.keys import KeyRing
 from telemetry.receiver import Listener
+
+if TYPE_CHECKING:
+    from query.credentials import Credentials
 
 # Set by ``serve`` for its children: where to say that they are ready.
 READY_FD = "WATTBUS_READY_FD"
@@ -93,6 +98,7 @@ def set_up_logging() -> None:
 def run(part: Callable[[Config, threading.Event], None], arguments: argparse.Namespace) -> int:
     """Run one part as this process until it is told to stop; the exit code."""
     set_up_logging()
+    _allow_connections()
     try:
         settings = config.load(arguments)
         part(settings, stop_event())
@@ -112,13 +118,19 @@ def _complaint(error: Exception) -> str | None:
     # Slow to import, and not needed by parts that know no database.
     from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
 
-    from storage.database import StorageError
     from storage.trouble import plain
 
     if isinstance(error, StorageError):
         return str(error)
     ours = not isinstance(error, DatabaseError)
     return None if ours or isinstance(error, (IntegrityError, ProgrammingError)) else plain(error)
+
+
+def _allow_connections() -> None:
+    """Open files as many as the system lets us: silent connections must not use up the few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # as many as there are, then
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def in_use(what: str, host: str, port: int, option: str, error: OSError) -> StartError:
@@ -207,6 +219,7 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
+    from query.gate import Gate
     from query.publisher import Publisher
     from storage import key_file
     from storage.engine import pending, place
@@ -217,7 +230,8 @@ def writer(settings: Config, stop: threading.Event) -> None:
     with only_writer(settings.directory):
         if pending(settings.database):
             say_slow()
-        publisher = _bound(lambda: Publisher(settings.endpoint("live")), settings, "live")
+        gate = Gate(settings.directory) if settings.live.guarded else None
+        publisher = _bound(lambda: Publisher(settings.endpoint("live"), gate), settings, "live")
         part = Writer(
             settings.database,
             settings.writer_endpoint,
@@ -231,12 +245,16 @@ def writer(settings: Config, stop: threading.Event) -> None:
         say_ready()
         part.run(stop)
         publisher.close()
+        if gate is not None:
+            gate.close()
 
 
 def query(settings: Config, stop: threading.Event) -> None:
     """Answer the query bus."""
+    from query.gate import Gate
     from query.service import Service
 
+    gate = Gate(settings.directory) if settings.query.guarded else None
     service = _bound(
         lambda: Service(
             settings.database,
@@ -245,6 +263,7 @@ def query(settings: Config, stop: threading.Event) -> None:
             settings.defaults,
             version(),
             settings.retention.policy,
+            gate,
         ),
         settings,
         "query",
@@ -252,6 +271,8 @@ def query(settings: Config, stop: threading.Event) -> None:
     logging.getLogger("query").info("answering on %s", service.endpoint)
     say_ready()
     service.run(stop)
+    if gate is not None:
+        gate.close()
 
 
 def http(settings: Config, stop: threading.Event) -> None:
@@ -267,9 +288,20 @@ def http(settings: Config, stop: threading.Event) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        serve(host, port, settings.endpoint("query", to_connect=True), ready)
+        me = _credentials(settings) if settings.query.guarded else None
+        serve(host, port, settings.endpoint("query", to_connect=True), ready, me)
     except OSError as error:
         raise in_use("http", host, port, "--http-port", error) from None
+
+
+def _credentials(settings: Config) -> Credentials:
+    """Who the HTTP shim is to the query service of the same data directory."""
+    from query.credentials import Credentials
+    from storage import bus_keys
+
+    public, secret = bus_keys.http(settings.directory)
+    server = bus_keys.server(settings.directory).public
+    return Credentials(name="http", role="reader", server=server, public=public, secret=secret)
 
 
 def _bound(make: Callable[[], Part], settings: Config, service: str) -> Part:

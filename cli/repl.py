@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     with client:
         repl = Repl(client)
         if sys.stdin.isatty() and sys.stdout.isatty():
-            converse(repl, arguments.query)
+            converse(repl, arguments.query, arguments.key_file)
             return 0
         try:
             return read(repl, sys.stdin.buffer)
@@ -229,8 +230,9 @@ def read(repl: Repl, lines: BinaryIO) -> int:
 class _Completer(Completer):
     """The pure completions, with ids asked of the service for as long as a person would wait."""
 
-    def __init__(self, repl: Repl, endpoint: str) -> None:
-        self._repl, self._endpoint = repl, endpoint
+    def __init__(self, repl: Repl, endpoint: str, key_file: str | None) -> None:
+        self._repl = repl
+        self._connect = partial(Client, endpoint, timeout=_WAIT_FOR_IDS, tries=1, key_file=key_file)
 
     def get_completions(self, document: Document, _: CompleteEvent) -> Iterator[Completion]:
         text, table = document.text_before_cursor, self._repl.table
@@ -241,12 +243,12 @@ class _Completer(Completer):
 
     def _ids(self, prefix: str) -> list[str]:
         # A client of its own: this runs in a thread, beside a command or another completion.
-        with suppress(BusError), Client(self._endpoint, timeout=_WAIT_FOR_IDS, tries=1) as client:
+        with suppress(BusError), self._connect() as client:
             return [meter.id for meter in client.meters(prefix, most=_MOST_IDS).meters]
         return []
 
 
-def converse(repl: Repl, endpoint: str) -> None:
+def converse(repl: Repl, endpoint: str, key_file: str | None) -> None:
     """Read lines from the terminal until the person leaves."""
     free = threading.Lock()  # held while a command writes, so that no word falls into its table
 
@@ -254,11 +256,11 @@ def converse(repl: Repl, endpoint: str) -> None:
         with free:
             print(text, flush=True)
 
-    monitor = Monitor(endpoint, tell)
+    monitor = Monitor(endpoint, key_file, tell)
     session: PromptSession[str] = PromptSession(
         history=_history(),
         auto_suggest=AutoSuggestFromHistory(),
-        completer=_Completer(repl, endpoint),
+        completer=_Completer(repl, endpoint, key_file),
         complete_in_thread=True,
         complete_while_typing=False,
         bottom_toolbar=lambda: monitor.text,

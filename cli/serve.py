@@ -18,6 +18,7 @@ from cli.child import Child
 from cli.config import Config, ConfigError
 from cli.processes import StartError
 from query.client import DEFAULT_ENDPOINT
+from query.credentials import SUFFIX
 from storage import key_file
 from storage.errors import StorageError
 
@@ -193,9 +194,13 @@ def _say_what_to_try(settings: Config, demo: int) -> None:
     http = settings.endpoint("http", to_connect=True).removeprefix("tcp://")
     meter = "demo" if demo == 1 else f"demo-{'1'.zfill(len(str(demo)))}"
     asked = "" if query == DEFAULT_ENDPOINT else f" --query {query}"
+    guarded = settings.query.guarded
+    if guarded:
+        asked += f" --key-file me{SUFFIX}"
     lines = [
         f"Wattbus is ready: meters send to udp port {port}, data is in {settings.directory}",
         "Try, in another terminal (.venv/bin/wattbus, if it is not on your PATH):",
+        *([f"  wattbus keys add me --role admin --data {settings.directory}"] if guarded else []),
         f"  wattbus repl{asked}",
     ]
     if demo:

@@ -13,7 +13,8 @@ import msgspec
 
 from cli import values
 from cli.answers import kwh_text
-from cli.commands import complain, guarded
+from cli.commands import complain, guarded, key_argument
+from cli.parsing import add
 from query.live import DEFAULT_ENDPOINT, Live, Message
 from query.publisher import LiveAlert, LiveReading
 from telemetry.registers import BY_NAME
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="tcp://HOST:PORT",
         help=f"where readings are published (default: $WATTBUS_LIVE, else {DEFAULT_ENDPOINT})",
     )
+    add(parser, key_argument())
     parser.add_argument("--json", action="store_true", help="a JSON object a line, for scripts")
 
 
@@ -47,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
 
     def watch() -> None:
-        with suppress(KeyboardInterrupt), Live(arguments.live, arguments.id) as live:
+        me = arguments.key_file
+        with suppress(KeyboardInterrupt), Live(arguments.live, arguments.id, key_file=me) as live:
             _watch(live, arguments.id, arguments.json)
 
     return guarded(watch)

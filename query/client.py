@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from msgspec import UNSET, UnsetType
 
+from query import credentials
 from query import messages as m
-from query.transport import BusError, Connection
+from query.connection import Connection
+from query.transport import BusError
 from storage.changes import (
     OVERLAP_MS,
     AddMeters,
@@ -33,10 +36,19 @@ class Client:
     """Asks one query service. Every method may raise BusError; not to be shared between threads."""
 
     def __init__(
-        self, endpoint: str = DEFAULT_ENDPOINT, *, timeout: float = 2.0, tries: int = 3
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        *,
+        timeout: float = 2.0,
+        tries: int = 3,
+        key_file: str | Path | None = None,
     ) -> None:
-        """``timeout`` is how many seconds one try waits, ``tries`` how often it is sent again."""
-        self._connection = Connection(endpoint, timeout, tries)
+        """``timeout`` is how many seconds one try waits, ``tries`` how often it is sent again.
+
+        ``key_file`` is what ``wattbus keys add`` made, for a service that wants one.
+        """
+        me = credentials.read(key_file) if key_file else None
+        self._connection = Connection(endpoint, timeout, tries, me)
 
     def __enter__(self) -> Self:
         return self

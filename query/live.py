@@ -8,15 +8,19 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Self
 
 import msgspec
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
+from query import credentials
+from query.handshakes import Handshakes
 from query.publisher import ALERT, BATCH, END, METER, LiveAlert, LiveReadings, by_meter
-from query.transport import LONGEST_MESSAGE, BusError
+from query.sockets import Socket, connect, prepare
+from query.transport import BusError
 from storage import bare
 from telemetry import meter_id
 
@@ -25,7 +29,6 @@ Message = LiveReadings | LiveAlert
 
 _READINGS = msgspec.msgpack.Decoder(LiveReadings)
 _ALERT = msgspec.msgpack.Decoder(LiveAlert)
-_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
 
 
 class Live:
@@ -36,31 +39,36 @@ class Live:
     asked of the query service.
     """
 
-    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, id: str | None = None) -> None:
-        """Raises BusError for what is no endpoint and for what no meter can be called."""
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        id: str | None = None,
+        *,
+        key_file: str | Path | None = None,
+    ) -> None:
+        """Raises BusError for what is no endpoint and for what no meter can be called.
+
+        ``key_file`` is what ``wattbus keys add`` made, for a service that wants one.
+        """
+        me = credentials.read(key_file) if key_file else None
         topics = [BATCH, ALERT] if id is None else _topics(id)
         self.endpoint = endpoint
-        self._connected = False
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.MAXMSGSIZE, LONGEST_MESSAGE),
-            (zmq.RECONNECT_IVL_MAX, 1000),
-            (zmq.HEARTBEAT_IVL, 5000),  # a service that vanished without a word is noticed
-            (zmq.HEARTBEAT_TIMEOUT, 10_000),
-            (zmq.IPV6, int("[" in endpoint)),
-        ):
-            self._socket.setsockopt(option, value)
+        self._socket: Socket = zmq.Context.instance().socket(zmq.SUB)
+        prepare(self._socket, endpoint, me)
+        # Who only listens would not notice otherwise that the service vanished without a word.
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
         for topic in topics:
             self._socket.setsockopt(zmq.SUBSCRIBE, topic)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_EVENTS)
+        self._handshakes = Handshakes(self._socket, endpoint, me)
         try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            raise BusError(
-                "bad_endpoint", f"{endpoint!r} is no address such as tcp://127.0.0.1:5003: {error}"
-            ) from None
+            connect(self._socket, endpoint, DEFAULT_ENDPOINT)
+        except BusError:
+            self._handshakes.monitor.close()
+            raise
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._handshakes.monitor, zmq.POLLIN)
 
     def __enter__(self) -> Self:
         return self
@@ -70,25 +78,34 @@ class Live:
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.disable_monitor()
-        self._monitor.close()
+        self._handshakes.close()
         self._socket.close()
 
     @property
     def connected(self) -> bool:
-        """Whether the service is there now."""
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
-            self._connected = event == zmq.Event.HANDSHAKE_SUCCEEDED
-        return self._connected
+        """Whether the service is there now. Raises BusError if it does not let us in."""
+        self._handshakes.hear()
+        return self._handshakes.connected
 
     def listen(self, timeout: float | None = None) -> Iterator[Message]:
         """Messages as they come, until none has come for ``timeout`` seconds; None: for ever.
 
-        Raises BusError for a message that cannot be read.
+        Raises BusError for a message that cannot be read, and if the service does not let us in.
         """
-        while self._socket.poll(None if timeout is None else int(timeout * 1000)):
+        while self._wait(timeout):
             yield from _decode(self._socket.recv_multipart())
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Whether a message came in time."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = dict(self._poller.poll(None if left is None else int(left * 1000)))
+            if self._socket in ready:
+                return True
+            if left == 0.0:
+                return False
+            self._handshakes.hear()
 
 
 def _topics(id: str) -> list[bytes]:

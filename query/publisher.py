@@ -5,6 +5,7 @@ Nothing is built that nobody has subscribed to; a subscriber that does not keep 
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from decimal import Decimal
 
@@ -12,7 +13,8 @@ import msgspec
 import numpy as np
 import zmq
 
-from query.transport import listen
+from query.gate import Gate
+from query.sockets import listen
 from storage import bare
 from storage.limit_watch import LimitAlert
 from telemetry import meter_id
@@ -24,6 +26,7 @@ METER, BATCH, ALERT, END = b"meter/", b"batch\0", b"alert/", b"\0"
 _ENCODE = msgspec.msgpack.Encoder().encode
 _MOST_SUBSCRIPTIONS = 10_000
 _LONGEST_TOPIC = 1024  # octets of a subscription
+_CLOSES_WITHIN = 5.0  # seconds in which the address is free again
 _SUBSCRIBE, _CANCEL = b"\1", b"\0"
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -64,9 +67,15 @@ class LiveAlert(msgspec.Struct, frozen=True):
 class Publisher:
     """The writer's XPUB socket; it knows who wants what. Belongs to the writer's thread."""
 
-    def __init__(self, address: str) -> None:
-        """Bind ``address`` (``tcp://host:port``); raises zmq.ZMQError when it cannot be had."""
-        self._socket, self.endpoint = listen(zmq.XPUB, address, _LONGEST_TOPIC, linger=0)
+    def __init__(self, address: str, gate: Gate | None = None) -> None:
+        """Bind ``address`` (``tcp://host:port``); raises zmq.ZMQError when it cannot be had.
+
+        Without a gate whoever reaches it may listen.
+        """
+        self._gate, self._removals = gate, 0 if gate is None else gate.removals
+        self._socket, self.endpoint = listen(
+            zmq.XPUB, address, _LONGEST_TOPIC, linger=0, guard=gate
+        )
         self._all = False
         self._wanted: dict[bytes, tuple[int, int]] = {}  # topic: the halves of its meter's octets
         self._marks: UInt64s | None = None  # of the meters wanted; others may share one
@@ -77,6 +86,7 @@ class Publisher:
 
     def readings(self, readings: Readings) -> None:
         """Publish readings that have just become durable."""
+        self._let_out()
         self._hear_subscriptions()
         if self._all:
             self._socket.send_multipart([BATCH, bare.pack(readings)])
@@ -94,6 +104,7 @@ class Publisher:
 
     def alert(self, alert: LimitAlert) -> None:
         """Publish an alert that has just been stored."""
+        self._let_out()
         live = LiveAlert(
             id=alert.meter.id,
             kind="limit",
@@ -103,6 +114,30 @@ class Publisher:
             late=alert.late,
         )
         self._socket.send_multipart([ALERT + alert.meter.id.encode() + END, _ENCODE(live)])
+
+    def _let_out(self) -> None:
+        """Close all connections once a key was removed: who still counts comes back by itself.
+
+        ZeroMQ cannot close a single one, and a subscriber never asks again.
+        """
+        if self._gate is None or self._removals == self._gate.removals:
+            return
+        self._removals = self._gate.removals
+        self._socket.close()
+        self._all, self._marks = False, None
+        self._wanted.clear()
+        deadline = time.monotonic() + _CLOSES_WITHIN
+        while True:  # ZeroMQ's thread closes the listening socket a moment later
+            try:
+                self._socket, _ = listen(
+                    zmq.XPUB, self.endpoint, _LONGEST_TOPIC, linger=0, guard=self._gate
+                )
+            except zmq.ZMQError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+            else:
+                return
 
     def _hear_subscriptions(self) -> None:
         while True:

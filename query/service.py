@@ -18,8 +18,11 @@ from sqlalchemy.exc import DBAPIError
 from query import key_replies, losses
 from query import messages as m
 from query.asking import Answers
+from query.gate import Gate
 from query.handlers import answer, meter_info
-from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError, listen
+from query.roles import permit
+from query.sockets import listen
+from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError
 from storage import handover
 from storage.changes import ChangeRefusedError, check
 from storage.defaults import Defaults
@@ -36,10 +39,11 @@ _WRITER_WITHIN = 1.5  # seconds in which the writer answers
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    """Where a reply goes and how it is encoded."""
+    """Where a reply goes and how it is encoded; with a gate, the public key that was let in."""
 
     envelope: list[bytes]
     header: bytes
+    public: str
 
 
 _ForWriter = m.GetStatus | m.GetLoss | m.ListKeys | m.Change
@@ -65,14 +69,21 @@ class Service:
         defaults: Defaults,
         version: str,
         policy: Policy = KEEP_ALL,
+        gate: Gate | None = None,
     ) -> None:
-        """Bind ``address`` (``tcp://host:port``); raises zmq.ZMQError when it cannot be had."""
+        """Bind ``address`` (``tcp://host:port``); raises zmq.ZMQError when it cannot be had.
+
+        Without a gate whoever reaches it may do everything.
+        """
+        self._gate = gate
         self._database, self._defaults, self._version = database, defaults, version
         self._policy = policy
         self._reader: Reader | None = None
         self._started = int(time.time() * 1000)
         self._seen = 0, 0, 0, 0  # meters, readings, octets, damaged rows
-        self._socket, self.endpoint = listen(zmq.ROUTER, address, LONGEST_REQUEST, linger=1000)
+        self._socket, self.endpoint = listen(
+            zmq.ROUTER, address, LONGEST_REQUEST, linger=1000, guard=gate
+        )
         self._writer = handover.dealer(writer_endpoint)
         self._forwarded: dict[bytes, _Forwarded] = {}
         self._tags = 0
@@ -116,7 +127,9 @@ class Service:
             raise BusError("unavailable", f"the database: {reason(error)}") from None
 
     def _take_request(self) -> None:
-        frames = self._socket.recv_multipart()
+        parts = self._socket.recv_multipart(copy=False)  # which alone tell who sent them
+        public = "" if self._gate is None else str(parts[0].get("User-Id"))
+        frames = [part.bytes for part in parts]
         # Everything up to the empty frame is the way back (ZeroMQ's RFC 28).
         try:
             split = frames.index(b"", 1) + 1
@@ -124,7 +137,7 @@ class Service:
             return  # nowhere to send an error to
         envelope, rest = frames[:split], frames[split:]
         header = rest[0] if rest and rest[0] in ENCODERS else MSGPACK
-        asker = _Asker(envelope, header)
+        asker = _Asker(envelope, header, public)
         self._reply(asker, partial(self._dispatch, asker, rest))
 
     def _dispatch(self, asker: _Asker, frames: list[bytes]) -> m.Reply | None:
@@ -140,6 +153,8 @@ class Service:
             request = REQUESTS.decode(header, body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BusError("bad_request", f"the body is no request: {error}") from None
+        if self._gate is not None:
+            permit(request, self._gate.user(asker.public))
         if isinstance(request, m.Change):
             check(request.change)
             self._forward(asker, request, handover.CHANGE, msgspec.json.encode(request.change))

@@ -1,7 +1,7 @@
 """One connection to the query bus for a whole event loop: many requests under way at once.
 
 A DEALER that sends the envelope of REQ_CORRELATE, a tag and an empty frame, so that each answer
-finds its request in whatever order they come. Otherwise as ``query.transport.Connection``.
+finds its request in whatever order they come. Otherwise as ``query.connection.Connection``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from query.credentials import Credentials
 from query.messages import AnyRequest, Failure, Reply
-from query.transport import ENCODERS, LONGEST_MESSAGE, MSGPACK, REPLIES, BusError, ServiceAwayError
+from query.sockets import connect, prepare
+from query.transport import ENCODERS, MSGPACK, REPLIES, BusError, ServiceAwayError
 
 TIMEOUT = 2.0
 TRIES = 2
@@ -30,25 +32,15 @@ Frames = list[bytes]
 class Bus:
     """Asks one query service; belongs to the event loop that it was made in."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, me: Credentials | None = None) -> None:
         """Raises BusError for what is no endpoint."""
         self._endpoint = endpoint
         self._tags = count()
         self._waiting: dict[bytes, asyncio.Future[Frames]] = {}
         self._free = asyncio.Semaphore(MOST_UNDER_WAY)
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.MAXMSGSIZE, LONGEST_MESSAGE),
-            (zmq.RECONNECT_IVL_MAX, 1000),
-            (zmq.IPV6, int("[" in endpoint)),
-        ):
-            self._socket.setsockopt(option, value)
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self._socket.close()
-            raise BusError("bad_endpoint", f"{endpoint!r} is no address: {error}") from None
+        prepare(self._socket, endpoint, me)
+        connect(self._socket, endpoint, "tcp://127.0.0.1:5002")
         self._receiving = asyncio.create_task(self._receive())
 
     def close(self) -> None:

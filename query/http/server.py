@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 import uvicorn
 
+from query.credentials import Credentials
 from query.http.bus import Bus
 from query.http.connection import HttpConnection
 from query.http.shim import application
@@ -18,19 +19,31 @@ _BACKLOG = 1024
 _GOODBYE = 0.5  # seconds in which the last answers leave
 
 
-def serve(address: str, port: int, query_endpoint: str, ready: Callable[[str], None]) -> None:
+def serve(
+    address: str,
+    port: int,
+    query_endpoint: str,
+    ready: Callable[[str], None],
+    me: Credentials | None = None,
+) -> None:
     """Serve HTTP until SIGTERM or SIGINT; for the main thread of a process of its own.
 
-    Port 0 takes a free one; ``ready`` gets the base URL as soon as connections are taken. Raises
-    OSError when the port cannot be had and BusError for what is no endpoint of the bus.
+    ``me`` is who the shim is where the query service wants a key. Port 0 takes a free one;
+    ``ready`` gets the base URL as soon as connections are taken. Raises OSError when the port
+    cannot be had and BusError for what is no endpoint of the bus.
     """
     where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     with socket.create_server(where[4][:2], family=where[0], backlog=_BACKLOG) as sock:
-        asyncio.run(_serve(sock, query_endpoint, ready))
+        asyncio.run(_serve(sock, query_endpoint, ready, me))
 
 
-async def _serve(sock: socket.socket, query_endpoint: str, ready: Callable[[str], None]) -> None:
-    bus = Bus(query_endpoint)
+async def _serve(
+    sock: socket.socket,
+    query_endpoint: str,
+    ready: Callable[[str], None],
+    me: Credentials | None,
+) -> None:
+    bus = Bus(query_endpoint, me)
     config = uvicorn.Config(
         application(bus),
         http=HttpConnection,

@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from cli import config
-from cli.config import Address, Config, ConfigError
+from cli.config import Config, ConfigError
+from cli.config_addresses import Address, BusAddress
 from cli.config_listeners import Listener
 from cli.config_retention import Retention, RetentionGroup
 from cli.main import main
@@ -28,8 +29,8 @@ DOCUMENT = (ROOT / "docs/config.md").read_text("utf-8")
 EXAMPLE = Config(
     data="/var/lib/wattbus",
     time_zone="America/Sao_Paulo",
-    query=Address(port=5002),
-    live=Address(port=5003),
+    query=BusAddress(port=5002),
+    live=BusAddress(port=5003),
     http=Address(port=5000),
     retention=Retention("raw 90 d, 15 min 5 y, day", (RetentionGroup("lab-*", "raw"),)),
 )
@@ -101,8 +102,9 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
             "listeners",
             (Listener("::", 0, "json"),),
         ),
-        ('[query]\naddress = "::1"', "query", Address("::1")),
-        ("[live]\nport = 65535", "live", Address(port=65535)),
+        ('[query]\naddress = "::1"', "query", BusAddress("::1")),
+        ("[live]\nport = 65535", "live", BusAddress(port=65535)),
+        ("query = {curve = true}", "query", BusAddress(curve=True)),
         ("http = {port = 80}", "http", Address(port=80)),
         ('[retention]\nladder = "raw 1 d, none"', "retention", Retention("raw 1 d, none")),
         (
@@ -127,8 +129,8 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
         database_url=URL,
         time_zone="UTC",
         listeners=(Listener("::1", 7000), Listener("::1", 6001, "json")),
-        query=Address("::1", 7001),
-        live=Address("::1", 7002),
+        query=BusAddress("::1", 7001),
+        live=BusAddress("::1", 7002),
         http=Address("::1", 7003),
     )
     assert load(two, tmp_path, *flags) == expected
@@ -151,12 +153,35 @@ def test_the_database() -> None:
 
 
 def test_endpoints() -> None:
-    settings = Config(query=Address("0.0.0.0", 1), live=Address("::1", 2), http=Address("::", 3))
+    query, live = BusAddress("0.0.0.0", 1), BusAddress("::1", 2)
+    settings = Config(query=query, live=live, http=Address("::", 3))
     assert settings.endpoint("query") == "tcp://0.0.0.0:1"
     assert settings.endpoint("query", to_connect=True) == "tcp://127.0.0.1:1"
     assert settings.endpoint("live") == "tcp://[::1]:2"
     assert settings.endpoint("live", to_connect=True) == "tcp://[::1]:2"
     assert settings.endpoint("http", to_connect=True) == "tcp://127.0.0.1:3"
+
+
+@pytest.mark.parametrize(
+    ("address", "guarded"),
+    [
+        ("127.0.0.1", False),
+        ("127.8.9.10", False),
+        ("::1", False),
+        ("localhost", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("192.168.1.7", True),
+        ("10.0.0.1", True),
+        ("fe80::1", True),
+        ("eth0", True),
+        ("*", True),
+        ("localhost.example", True),
+    ],
+)
+def test_keys_are_wanted_beyond_loopback(address: str, guarded: bool) -> None:
+    assert BusAddress(address).guarded == guarded
+    assert BusAddress(address, curve=True).guarded
 
 
 KEYS = ", ".join(Config.__struct_encode_fields__)
@@ -358,7 +383,9 @@ def test_the_document_has_the_example() -> None:
 
 
 def test_the_document_names_every_key_and_its_default() -> None:
-    own, listener, address, retention, group = tables("The keys")
+    own, listener, address, bus, retention, group = tables("The keys")
+    assert tuple(address | bus) == BusAddress.__struct_encode_fields__
+    assert bus["curve"] == "`false`" == f"`{str(BusAddress().curve).lower()}`"
     parts = (address, Address), (retention, Retention), (group, RetentionGroup)
     for rows, struct in ((own, Config), (listener, Listener), *parts):
         assert tuple(rows) == struct.__struct_encode_fields__

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cli import main, serve
+from cli.child import Child
 from storage import block_store, sealing, spool_segment, sqlite, wal, writer
 from storage.defaults import Defaults
 from storage.engine import Database
+from storage.group import Group
+from storage.kept import Kept
 from storage.limit_watch import LimitAlert
 from telemetry.datagrams import Tally
 from telemetry.readings import Readings
@@ -44,11 +47,13 @@ def normal() -> None:
 
 
 def early() -> None:
-    """What was taken is confirmed first, and committed then."""
+    """What was taken is confirmed and acknowledged first, and committed then."""
     commit = writer.Writer._commit_surely
 
     def confirmed_first(self: writer.Writer, stop: threading.Event) -> bool:
-        self._router.committed()
+        group = Group(0, list(self._router.batches))
+        judged = self._committing.judge_ahead(group)
+        self._router.committed(Kept.of(group, judged).acknowledgements)
         return commit(self, stop)
 
     writer.Writer._commit_surely = confirmed_first  # type: ignore[method-assign]
@@ -106,10 +111,10 @@ def run_part(faults: str, words: list[str]) -> int:
     """A part of a collector, or all of it, whose parts have the faults too."""
     children = serve._children
 
-    def faulty(*arguments: Any) -> dict[str, serve.Child]:
+    def faulty(*arguments: Any) -> dict[str, Child]:
         found = children(*arguments)
         for child in found.values():
-            plain = child.command.index("cli.main")
+            plain = child.command.index("cli")
             child.command[plain : plain + 1] = ["tests.delivery.launch", faults, "wattbus"]
         return found
 

@@ -178,7 +178,6 @@ def lost(stack: Stack, calls: list[Call], work: Path) -> list[cuts.Wrong]:
     return list(cuts.cut(calls, stack.data, lines, [2 * line for line in lines], work, check))
 
 
-@pytest.mark.xfail(reason="the collector does not acknowledge yet", raises=TimeoutError)
 def test_a_meter_is_acknowledged_once_its_datagram_is_synced(tmp_path: Path) -> None:
     stack, calls = traced_collector(tmp_path, "sound")
     meters = [said.item for said in gate.told(calls) if len(said.item) == 3]
@@ -187,7 +186,6 @@ def test_a_meter_is_acknowledged_once_its_datagram_is_synced(tmp_path: Path) -> 
     assert lost(stack, calls, tmp_path / "cuts") == []
 
 
-@pytest.mark.xfail(reason="the collector does not acknowledge yet", raises=TimeoutError)
 @pytest.mark.parametrize("fault", ["normal", "early"])
 def test_the_gate_sees_meters_that_are_told_too_early(tmp_path: Path, fault: str) -> None:
     stack, calls = traced_collector(tmp_path, fault)

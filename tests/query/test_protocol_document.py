@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from query import client, live, messages, publisher, service, transport
+from query import client, credentials, live, messages, publisher, service, sockets, transport
+from query.roles import LEAST
 from storage import changes
+from storage.bus_keys import ROLES
 from telemetry.intervals import Flag
 
 ROOT = Path(__file__).parents[2]
@@ -152,8 +154,33 @@ def test_flags_are_those_of_the_code() -> None:
     assert [row[0] for row in rows("Flags")] == [f"`{str(flag.name).lower()}`" for flag in Flag]
 
 
+def test_roles_are_those_of_the_code() -> None:
+    said = {}
+    for role, requests in rows("Roles"):
+        for name in re.findall(r"`(\w+)`", requests):
+            if name != "change":
+                said[name] = role.strip("`")
+    asked = {str(kind.__struct_config__.tag): role.text for kind, role in LEAST.items()}
+    assert said == asked
+
+
+def test_the_key_file_shown_is_one(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```toml\n(.*?)^```", TEXT, re.M | re.S)
+    path = tmp_path / "alice.wattbus-key"
+    path.write_text(shown)
+    path.chmod(0o600)
+    me = credentials.read(path)
+    assert me.role in ROLES
+    assert shown in me.to_text()  # which has a comment above it
+
+
 def test_numbers_are_those_of_the_code() -> None:
     limits = SECTIONS["Limits"]
+    assert f"handshake | {sockets.HANDSHAKE_WITHIN // 1000} s |" in limits
+    assert f"heartbeats, one every {sockets.HEARTBEAT_EVERY // 1000} s | " in limits
+    assert f" | {sockets.HEARTBEAT_WITHIN // 1000} s | the service closes" in limits
+    assert limits.count(f"waiting, a connection | {sockets.MOST_WAITING:,} |") == 2
+    assert f"until they are taken up | {sockets.BACKLOG:,} |" in limits
     assert f"| a frame of a request | {transport.LONGEST_REQUEST:,} octets |" in limits
     assert f"| a reply | {transport.LONGEST_MESSAGE:,} octets |" in limits
     assert f"| rows of a page | {messages.MOST_ROWS:,} |" in limits
