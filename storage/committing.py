@@ -59,9 +59,7 @@ class Committing:
         envelopes, readings = group.contents
         numbers = self.known.find(envelopes.key_high, envelopes.key_low)
         newest = _newest(readings, envelopes.count, group.arrived_ms)
-        return self.ledger.judge(
-            None, self.known.next, numbers, envelopes, newest, group.arrived_ms
-        )
+        return self.ledger.judge(None, numbers, envelopes, newest, group.arrived_ms)
 
     def status(self) -> dict[str, Any]:
         """What was committed, how quickly, and what was lost."""
@@ -81,7 +79,6 @@ class Committing:
             numbers, new = self.known.number(connection, envelopes.key_high, envelopes.key_low, now)
             judged = self.ledger.judge(
                 connection,
-                self.known.next,
                 numbers,
                 envelopes,
                 _newest(readings, envelopes.count, group.arrived_ms),

@@ -14,7 +14,7 @@ from storage.group import envelope_starts
 from storage.handover import STATUS, Handover, dealer
 from storage.queries import Reader, UnknownMeterError
 from telemetry import intervals, meter_id
-from telemetry.datagrams import Envelopes
+from telemetry.datagrams import Envelopes, Mark
 from telemetry.files.built import Points, same
 from telemetry.readings import Readings
 from telemetry.registers import BY_CODE
@@ -70,7 +70,8 @@ class Delivery:
             while self._handover.undelivered > _MOST_WAITING:
                 self._wait()
             part = readings.take(rows)
-            self._handover.put(Envelopes.unnumbered(part, envelope_starts(part)), part)
+            starts = envelope_starts(part)
+            self._handover.put(Envelopes.unnumbered(part, starts, Mark.IMPORTED), part)
             self._given += len(rows)
             self._handover.tick()
 

@@ -59,6 +59,12 @@ class Judged:
     acknowledgements: npt.NDArray[np.void]
     answers: Int64s
 
+    def among(self, rows: Int64s, count: int) -> Judged:
+        """The same of those rows of so many; the others are stored and answered by nobody."""
+        stored, answers = np.ones(count, np.bool_), np.full(count, -1, np.int64)
+        stored[rows], answers[rows] = self.stored, self.answers
+        return Judged(stored, self.acknowledgements, answers)
+
 
 @dataclass(slots=True)
 class _Pass:
@@ -122,7 +128,6 @@ class Ledger:
     def judge(
         self,
         connection: sa.Connection | None,
-        row: int,
         meter: Int64s,
         envelopes: Envelopes,
         newest_ms: Int64s,
@@ -130,10 +135,9 @@ class Ledger:
     ) -> Judged:
         """Judge datagrams in the order of arrival, and keep the verdict in this transaction.
 
-        ``row`` is the number of the journal's row that this commit makes; without readings it makes
-        none, and the next commit comes with the same number. ``meter`` is the number and
-        ``newest_ms`` the newest reading of each datagram, of shape (m,); ``now_ms`` is when they
-        came, which is long ago where they come from the spool. Once a transaction.
+        ``meter`` is the number and ``newest_ms`` the newest reading of each datagram, of shape
+        (m,); ``now_ms`` is when they came, which is long ago where they come from the spool. Once a
+        transaction.
 
         Without a connection nothing is kept: the verdict is for answering meters whose datagrams
         go to the spool, the whole batch, whatever ``stored`` says of it; ``meter`` may be -1 there
@@ -142,6 +146,13 @@ class Ledger:
         then it counts, and only that verdict's ``stored`` is to be heeded. What was acknowledged
         is never left out then, since who follows the rules sends nothing that is far ahead of it.
         """
+        imported = (envelopes.marks & Mark.IMPORTED) != 0
+        if imported.any():
+            own = np.flatnonzero(~imported)
+            judged = self.judge(connection, meter[own], envelopes.take(own), newest_ms[own], now_ms)
+            return judged.among(own, len(imported))
+        if not len(meter):
+            return Judged(np.empty(0, np.bool_), np.empty(0, ACK), np.empty(0, np.int64))
         place = meter
         if connection is None:
             place = self._ahead.slots(envelopes, meter, self._accounts)

@@ -65,6 +65,7 @@ class Mark(IntFlag):
     NUMBERED = 0x01  # epoch and sequence are the meter's
     ACKNOWLEDGE = 0x02  # the meter wants to know when it is durable
     SIGNED = 0x04
+    IMPORTED = 0x08  # no datagram: readings of a file, which no ledger counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Envelopes:
         return cls(**columns)
 
     @classmethod
-    def unnumbered(cls, readings: Readings, starts: Int64s) -> Self:
+    def unnumbered(cls, readings: Readings, starts: Int64s, marks: int = 0) -> Self:
         """Of readings whose datagrams, which had no numbers, start at the rows ``starts``."""
         count = np.diff(starts, append=len(readings))
         none = np.zeros(len(starts), np.uint32)
@@ -111,7 +112,7 @@ class Envelopes:
             none,
             none,
             count.astype(np.uint16),
-            np.zeros(len(starts), np.uint8),
+            np.full(len(starts), marks, np.uint8),
         )
 
 

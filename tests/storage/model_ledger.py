@@ -28,7 +28,7 @@ class ModelLedger(Ledger):
         self._windows: _Windows = {}
         self._begun: _Windows | None = None
         self._foreseen: _Windows | None = None
-        self.calls: list[tuple[bool, int, int]] = []  # with a connection, the row, arrived
+        self.calls: list[tuple[bool, int]] = []  # with a connection, arrived
         self.counted: list[Counts] = []
 
     def learn(self, connection: sa.Connection) -> None:
@@ -47,14 +47,13 @@ class ModelLedger(Ledger):
     def judge(
         self,
         connection: sa.Connection | None,
-        row: int,
         meter: Int64s,
         envelopes: Envelopes,
         newest_ms: Int64s,
         now_ms: int,
     ) -> Judged:
         assert len(meter) == len(envelopes) == len(newest_ms)
-        self.calls.append((connection is not None, row, now_ms))
+        self.calls.append((connection is not None, now_ms))
         windows = self._windows
         if connection is None:
             if self._foreseen is None:

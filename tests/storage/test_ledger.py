@@ -98,7 +98,7 @@ class Office:
         if connection is None:
             numbers[:] = -1
         newest = np.array([self.clock - (LATE + 1) * each[4] for each in came], np.int64)
-        return self.ledger.judge(connection, 1, numbers, envelopes(came), newest, self.clock)
+        return self.ledger.judge(connection, numbers, envelopes(came), newest, self.clock)
 
     def commit(self, came: list[Came]) -> Judged:
         with self.engine.begin() as connection:
@@ -382,17 +382,33 @@ def test_what_goes_to_the_spool_counts_once(office: Office) -> None:
     office.check()
 
 
+def test_what_comes_from_a_file_is_not_counted(office: Office) -> None:
+    """Beside datagrams of the same commit, and alone."""
+    office.commit([(1, 5, 0, ASKING, False)])
+    before = office.ledger._accounts.totals.copy()
+    came: list[Came] = [
+        (1, 0, 0, Mark.IMPORTED, False),
+        (1, 5, 0, ASKING, False),
+        (2, 0, 0, Mark.IMPORTED, False),
+    ]
+    with office.engine.begin() as connection:
+        judged = office.ledger.judge(
+            connection, np.array([1, 1, 2]), envelopes(came), np.full(3, NOW), NOW
+        )
+    office.ledger.committed()
+    assert judged.stored.tolist() == [True, False, True]
+    assert judged.answers.tolist() == [-1, 0, -1]
+    grown = dict(zip(COUNTS, (office.ledger._accounts.totals - before).tolist(), strict=True))
+    assert {name: count for name, count in grown.items() if count} == {"duplicates": 1}
+
+
 def test_windows_go_on_in_the_spool(office: Office) -> None:
     """With their numbers meters have the windows that they have in the database."""
     office.commit([(1, 5, n, ASKING, False) for n in range(3)])
     came: list[Came] = [(1, 5, n, SIGNED, False) for n in (1, 3)]
-    judged = office.ledger.judge(
-        None, 1, np.array([1, 1]), envelopes(came), np.array([NOW, NOW]), NOW
-    )
+    judged = office.ledger.judge(None, np.array([1, 1]), envelopes(came), np.array([NOW, NOW]), NOW)
     assert judged.stored.tolist() == [False, True]
-    again = office.ledger.judge(
-        None, 1, np.array([1, 1]), envelopes(came), np.array([NOW, NOW]), NOW
-    )
+    again = office.ledger.judge(None, np.array([1, 1]), envelopes(came), np.array([NOW, NOW]), NOW)
     assert not again.stored.any()
     assert office.ledger._accounts.of(1).tolist() == office.book.expected(1)
 
@@ -521,7 +537,7 @@ def test_a_slice_is_short(office: Office) -> None:
         one = np.ones(count, np.uint32)
         keys = np.zeros(count, np.uint64)
         sent = Envelopes(keys, keys, one, one, one.astype(np.uint16), one.astype(np.uint8))
-        office.ledger.judge(connection, 1, numbers, sent, np.full(count, NOW), NOW)
+        office.ledger.judge(connection, numbers, sent, np.full(count, NOW), NOW)
     office.ledger.committed()
     longest = 0.0
     while True:

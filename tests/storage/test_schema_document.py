@@ -215,7 +215,7 @@ def deliver(engine: Engine) -> None:
         ledger.learn(connection)
         sent = Envelopes(keys, keys, numbers // 10, numbers, one.astype(np.uint16), one)
         newest = np.full(9, MIDNIGHT, np.int64)
-        ledger.judge(connection, 1, np.ones(9, np.int64), sent, newest, MIDNIGHT)
+        ledger.judge(connection, np.ones(9, np.int64), sent, newest, MIDNIGHT)
         counted = ListenerCounts(
             "udp 127.0.0.1:5001", 9, {"type": 2, "short": 3}, "a socket", 7, back_pressure=4
         )

@@ -128,11 +128,9 @@ def test_a_silent_collector_is_probed_with_the_oldest_only() -> None:
     assert len(send(delivery, 0)) == 64
     assert delivery.expecting
     assert len(send(delivery, 1)) == 64
-    assert not delivery.silent
+    before = delivery.silent
     assert 0 in send(delivery, 3)
-    silent: bool = delivery.silent
-    assert silent
-    assert not delivery.expecting
+    assert (before, delivery.silent, delivery.expecting) == (False, True, False)
     add(delivery, 0, 7, 100, 101)
     sent = Counter(number for now in range(4, 2000) for number in send(delivery, now))
     assert set(sent) == {0}
