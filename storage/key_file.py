@@ -46,7 +46,7 @@ def exists(data: Path) -> bool:
     """Whether there is a key file; an empty one has never held a key."""
     try:
         return path_of(data).lstat().st_size > 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise _unusable(path_of(data), error) from None

@@ -105,12 +105,11 @@ class Envelopes:
     def unnumbered(cls, readings: Readings, starts: Int64s, marks: int = 0) -> Self:
         """Of readings whose datagrams, which had no numbers, start at the rows ``starts``."""
         count = np.diff(starts, append=len(readings))
-        none = np.zeros(len(starts), np.uint32)
         return cls(
             readings.key_high[starts],
             readings.key_low[starts],
-            none,
-            none,
+            readings.epoch[starts],
+            np.zeros(len(starts), np.uint32),
             count.astype(np.uint16),
             np.full(len(starts), marks, np.uint8),
         )

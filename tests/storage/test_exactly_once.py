@@ -28,7 +28,7 @@ from telemetry.readings import Readings
 from tests.postgresql import PostgresServer
 from tests.storage.conftest import MakeDatabase, only_sqlite
 from tests.storage.handing import put
-from tests.storage.model_ledger import ModelLedger
+from tests.storage.noting_ledger import NotingLedger
 from tests.storage.test_outage import wait_until
 from tests.storage.test_writer import ENERGY, NOW, ROOT, Running, hold, readings
 
@@ -195,9 +195,9 @@ def _rows(connection: sa.Connection) -> Sequence[Any]:
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> None:
+def noting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers with a ledger that judges."""
-    monkeypatch.setattr(committing, "Ledger", ModelLedger)
+    monkeypatch.setattr(committing, "Ledger", NotingLedger)
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def answers(running: Running, receiver: Handover) -> list[tuple[int, ...]]:
     return [tuple(row) for row in receiver.acknowledgements().tolist()]
 
 
-@pytest.mark.usefixtures("model")
+@pytest.mark.usefixtures("noting")
 def test_each_receiver_is_told_of_its_own_meters(make_running: Callable[..., Running]) -> None:
     running = make_running()
     other = Handover(running.endpoint, None)
@@ -282,7 +282,7 @@ def test_each_receiver_is_told_of_its_own_meters(make_running: Callable[..., Run
     other._socket.close()
 
 
-@pytest.mark.usefixtures("model")
+@pytest.mark.usefixtures("noting")
 def test_a_commit_without_readings(make_running: Callable[..., Running]) -> None:
     """Verdicts and counts are committed, and the journal has no row of it."""
     running = make_running()
@@ -294,7 +294,7 @@ def test_a_commit_without_readings(make_running: Callable[..., Running]) -> None
     running.receiver.count(counts)
     running.receiver.count(counts)
     ledger = running.writer._committing.ledger
-    assert isinstance(ledger, ModelLedger)
+    assert isinstance(ledger, NotingLedger)
     began = time.monotonic()
     while not ledger.counted:
         assert time.monotonic() - began < 5
@@ -311,7 +311,7 @@ def test_a_commit_without_readings(make_running: Callable[..., Running]) -> None
 
 
 @only_sqlite
-@pytest.mark.usefixtures("model")
+@pytest.mark.usefixtures("noting")
 def test_nothing_is_acknowledged_before_it_is_durable(
     make_running: Callable[..., Running],
 ) -> None:
@@ -351,7 +351,7 @@ def drained(running: Running) -> None:
     wait_until(lambda: running.writer._spooling.spool.empty and not running.writer._spooling.away)
 
 
-@pytest.mark.usefixtures("model")
+@pytest.mark.usefixtures("noting")
 def test_what_is_spooled_is_acknowledged(server: PostgresServer, running: Running) -> None:
     receiver = running.receiver
     assert deliver(running, receiver, [("a", 1, 0)]) == [(*meter("a"), 1, 1, 0)]
@@ -370,7 +370,7 @@ def test_what_is_spooled_is_acknowledged(server: PostgresServer, running: Runnin
     assert running.published.values == [1000, 1001, 3009, 3008]
     time.sleep(0.5)
     ledger = running.writer._committing.ledger
-    assert isinstance(ledger, ModelLedger)
+    assert isinstance(ledger, NotingLedger)
     calls = len(ledger.calls)
     server.start()
     drained(running)
@@ -384,7 +384,7 @@ def test_what_is_spooled_is_acknowledged(server: PostgresServer, running: Runnin
     assert len(running.stored("a")) == 2
 
 
-@pytest.mark.usefixtures("model")
+@pytest.mark.usefixtures("noting")
 def test_who_does_not_know_the_windows_acknowledges_nothing(
     server: PostgresServer, running: Running
 ) -> None:
