@@ -45,7 +45,7 @@ def _number(value: Decimal | float) -> str:
 
 
 _FLAGS = Column("flags", "notes", words_text, drop=1)
-_ID = Column("id", "meter")
+ID = Column("id", "meter")
 _START = Column("start", "from", moment)
 
 
@@ -60,8 +60,8 @@ def pong(reply: m.Pong) -> Answer:
     return Answer(columns, [record], record, card=True)
 
 
-_METER = (
-    _ID,
+METER = (
+    ID,
     Column("name", "name", drop=4),
     Column("time_zone", "time zone", drop=3),
     _energy("limit_kwh", "limit kWh", 1),
@@ -79,7 +79,8 @@ def _optional_kilo(value: int | None) -> str | None:
     return None if value is None else kwh_text(value)
 
 
-def _meter_record(meter: m.MeterInfo) -> Record:
+def meter_record(meter: m.MeterInfo) -> Record:
+    """A meter's settings, in the order of METER."""
     return {
         "id": meter.id,
         "name": meter.name,
@@ -100,71 +101,19 @@ def _meter_record(meter: m.MeterInfo) -> Record:
 
 def meter(reply: m.MeterInfo) -> Answer:
     """What is registered of one meter; ``set`` names what is not the default."""
-    record = _meter_record(reply)
-    return Answer(_METER, [record], record, card=True)
-
-
-_MADE = (Column("key_id", "key id", str), Column("key", "key"))
-
-
-def registered(meter: m.MeterInfo, made: m.MadeKey, note: str) -> Answer:
-    """A meter with its newest key, whose secret is there only if it was just made."""
-    record = {**_meter_record(meter), "key_id": made.key_id, "key": made.key}
-    return Answer((*_METER, *_MADE), [record], record, card=True, note=note)
-
-
-def made_key(made: m.MadeKey, note: str) -> Answer:
-    """A meter's next key."""
-    record = {"id": made.id, "key_id": made.key_id, "key": made.key}
-    return Answer((_ID, *_MADE), [record], record, card=True, note=note)
-
-
-def made_keys(found: Iterable[m.MadeKey]) -> Answer:
-    """Many keys, as they are made; for the devices, hence as CSV."""
-    records = ({"id": made.id, "key_id": made.key_id, "key": made.key} for made in found)
-    return Answer((_ID, *_MADE), records, csv=True)
-
-
-_KEYS = (
-    Column("key_id", "key id", str, right=True),
-    Column("state", "state", drop=3),
-    Column("kind", "kind", drop=1),
-    Column("since", "since", moment, drop=2),
-    Column("until", "until", moment),
-)
-
-
-def keys(reply: m.Keys, zone: str, empty: str, note: str = "") -> Answer:
-    """A meter's keys without their secrets, the oldest first."""
-    newest = max((key.created_ms for key in reply.keys if key.valid(reply.now_ms)), default=None)
-    records = [
-        {
-            "key_id": key.key_id,
-            "state": _state(key, reply.now_ms, newest),
-            "kind": "derived" if key.derived else "stored",
-            "since": time_text(key.created_ms, zone),
-            "until": time_text(key.until_ms, zone),
-        }
-        for key in reply.keys
-    ]
-    return Answer(_KEYS, records, empty=empty, note=note)
-
-
-def _state(key: m.KeyInfo, now_ms: int, newest_ms: int | None) -> str:
-    if not key.valid(now_ms):
-        return "ended"
-    return "in use" if key.created_ms == newest_ms else "ending"
+    record = meter_record(reply)
+    return Answer(METER, [record], record, card=True)
 
 
 def meters(found: Iterable[m.MeterInfo], empty: str) -> Answer:
     """Many meters, as they come."""
-    return Answer(_METER, map(_meter_record, found), empty=empty)
+    return Answer(METER, map(meter_record, found), empty=empty)
 
 
 def deleted(reply: m.Deleted) -> Answer:
     """That a meter is gone; not found if another had been quicker."""
     record = {"id": reply.id, "deleted": reply.found}
-    return Answer((_ID, Column("deleted", "deleted", _yes)), [record], record, card=True)
+    return Answer((ID, Column("deleted", "deleted", _yes)), [record], record, card=True)
 
 
 _LATEST = (
@@ -198,7 +147,7 @@ def latest(reply: m.Latest) -> Answer:
 
 
 _TOTAL = (
-    _ID,
+    ID,
     Column("kwh", "kWh", thousands),
     _START,
     Column("end", "to", moment),
@@ -219,7 +168,7 @@ def total(reply: m.Total) -> Answer:
 
 
 CURRENT = (
-    _ID,
+    ID,
     Column("kwh", "kWh", thousands),
     Column("power_w", "power now, W", _number),
     _START,
@@ -285,7 +234,7 @@ def _readings(pages: Iterable[m.Values]) -> Iterator[Record]:
 
 _ALERTS = (
     Column("number", "no.", right=True, drop=5),
-    _ID,
+    ID,
     Column("kind", "kind", lambda kind: words_text([kind]), drop=4),
     Column("time", "time", moment),
     Column("period_start", "billed since", moment, drop=6),
@@ -345,7 +294,7 @@ def bill(reply: m.Bill) -> Answer:
         return money(reply.currency, Decimal(text))
 
     columns = (
-        _ID,
+        ID,
         _START,
         Column("end", "to", moment),
         Column("kwh", "kWh", thousands),

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cli import export_formats, values
-from cli.commands import connect, connection_arguments, guarded
+from cli.connecting import connect, connection_arguments, guarded
 from cli.export_formats import Page, Sink
 from cli.parsing import add
 from query import messages as m

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli import config, values
-from cli.commands import complain
 from cli.config import Config, ConfigError
+from cli.connecting import complain
 from cli.import_files import (
     Contents,
     batches,

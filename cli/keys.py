@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli import config, render
-from cli.commands import complain
 from cli.config import Config, ConfigError
+from cli.connecting import complain
 from cli.render import Answer, Column, Style
 from query.credentials import SUFFIX, Credentials
 from storage import bus_keys, key_file

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cli import actions, answers, values
+from cli import actions, key_answers, values
 from cli.actions import Context
 from cli.render import Answer
 from query import messages as m
@@ -38,11 +38,11 @@ def add(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
             raise values.InputError(
                 "--file registers many meters: leave out ID, --key and the settings"
             )
-        return answers.made_keys(_added(client, _ids(arguments.file), wish))
+        return key_answers.made_keys(_added(client, _ids(arguments.file), wish))
     if not arguments.id:
         raise values.InputError("which meter? Give its ID, or --file FILE for many")
     meter, made = client.register_with_key(arguments.id, wish, **given)
-    return answers.registered(meter, made, _note(client, made, wish, arguments.id))
+    return key_answers.registered(meter, made, _note(client, made, wish, arguments.id))
 
 
 def key(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
@@ -54,7 +54,7 @@ def key(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
     if arguments.rotate:
         overlap_ms = OVERLAP_MS if arguments.overlap is None else arguments.overlap
         made = client.rotate_key(arguments.id, overlap_ms=overlap_ms)
-        return answers.made_key(made, _note(client, made, "", arguments.id))
+        return key_answers.made_key(made, _note(client, made, "", arguments.id))
     name = shlex.quote(arguments.id)
     if arguments.revoke:
         ended = client.revoke_keys(arguments.id)
@@ -63,9 +63,9 @@ def key(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
             f"`wattbus meters key {name} --rotate` makes a new key, "
             f"`wattbus meters add {name} --unsigned` lets it send without."
         )
-        return answers.keys(ended, _zone(client, arguments.id), "", note)
+        return key_answers.keys(ended, _zone(client, arguments.id), "", note)
     empty = f"{arguments.id} has no key: `wattbus meters add {name} --new-key` makes one"
-    return answers.keys(client.keys(arguments.id), _zone(client, arguments.id), empty)
+    return key_answers.keys(client.keys(arguments.id), _zone(client, arguments.id), empty)
 
 
 def _wish(arguments: argparse.Namespace) -> KeyWish:

@@ -23,16 +23,9 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from cli import menu, render, values
-from cli.commands import (
-    COMMANDS,
-    Command,
-    complain,
-    connect,
-    connection_arguments,
-    guarded,
-    perform,
-)
+from cli.commands import COMMANDS, Command, perform
 from cli.completion import completions, place_of
+from cli.connecting import complain, connect, connection_arguments, guarded
 from cli.monitor import Monitor
 from cli.parsing import Argument, Completes, Entry, add, build, find
 from cli.render import Answer, Column, Style

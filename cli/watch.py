@@ -13,7 +13,7 @@ import msgspec
 
 from cli import values
 from cli.answers import kwh_text
-from cli.commands import complain, guarded, key_argument
+from cli.connecting import complain, guarded, key_argument
 from cli.parsing import add
 from query.live import DEFAULT_ENDPOINT, Live, Message
 from query.publisher import LiveAlert, LiveReading

@@ -13,9 +13,10 @@ from storage.batch_body import spread
 from storage.database import Begin
 from storage.group import Group
 from storage.info import keep_number
+from storage.judged import Judged
 from storage.kept import Kept
 from storage.known import Known
-from storage.ledger import Judged, Ledger
+from storage.ledger import Ledger
 from storage.limit_watch import LimitWatch
 from storage.receivers import Receivers
 from storage.spool import Spool

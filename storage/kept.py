@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.group import Group
-from storage.ledger import Judged
+from storage.judged import Judged
 from telemetry.readings import Readings
 
 

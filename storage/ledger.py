@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import accounts, deletion, deliveries, intake, loss, schema
@@ -21,12 +20,12 @@ from storage.ahead import Ahead
 from storage.database import Begin
 from storage.deliveries import Delivery
 from storage.engine import many
+from storage.judged import Judged, answers_of
 from telemetry import windows
 from telemetry.counts import Counts
 from telemetry.datagrams import Envelopes, Mark
 from telemetry.formats.ack import ACK
-from telemetry.readings import Bytes, Int64s
-from telemetry.windows import Verdict
+from telemetry.readings import Int64s
 
 _LEDGER, _DELIVERIES = schema.ledger, schema.deliveries
 _EVERY = 60_000  # ms from one pass over the rows to the next
@@ -42,28 +41,6 @@ _WRITE = (
         f"{column.name} = excluded.{column.name}" for column in _LEDGER.c if column.name != "meter"
     )
 )
-_ASKED = np.uint8(Mark.NUMBERED | Mark.ACKNOWLEDGE)
-_WINDOWED = np.uint8(Mark.SIGNED | Mark.ACKNOWLEDGE)
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What a commit's m datagrams turned out to be.
-
-    ``stored``, of shape (m,), says whose readings are to be stored. ``acknowledgements``, of dtype
-    ACK, has one row for each meter that wants one; ``answers``, of shape (m,), is the row of it
-    that answers each datagram, -1 where none does.
-    """
-
-    stored: npt.NDArray[np.bool_]
-    acknowledgements: npt.NDArray[np.void]
-    answers: Int64s
-
-    def among(self, rows: Int64s, count: int) -> Judged:
-        """The same of those rows of so many; the others are stored and answered by nobody."""
-        stored, answers = np.ones(count, np.bool_), np.full(count, -1, np.int64)
-        stored[rows], answers[rows] = self.stored, self.answers
-        return Judged(stored, self.acknowledgements, answers)
 
 
 @dataclass(slots=True)
@@ -176,7 +153,7 @@ class Ledger:
         else:
             assessed = self._accounts.assess(delivery)
             self._keep(connection, delivery, assessed)
-        return _answers(envelopes, order, marks, assessed)
+        return answers_of(envelopes, order, marks, assessed)
 
     def _keep(self, connection: sa.Connection, delivery: Delivery, assessed: Assessed) -> None:
         number = self._accounts.last + 1
@@ -302,28 +279,6 @@ class Ledger:
             found, more = [asked.number], False
         rows = [loss.meter(number, self._accounts.of(number)) for number in found]
         return all_ | {"meters": rows, "more": more}
-
-
-def _answers(envelopes: Envelopes, order: Int64s, marks: Bytes, assessed: Assessed) -> Judged:
-    """What follows of the verdicts; ``order`` is that of the delivery, as are ``marks``."""
-    count, now = len(order), assessed.windows
-    unique = assessed.verdict == Verdict.UNIQUE
-    stored = np.empty(count, np.bool_)
-    stored[order] = unique | (marks & _WINDOWED == 0)
-    answers = np.full(count, -1, np.int64)
-    group = np.repeat(np.arange(len(now)), np.diff(assessed.starts, append=count))
-    asking = (marks & _ASKED == _ASKED) & (assessed.verdict != Verdict.STALE)
-    asking &= envelopes.epoch[order] == now.epoch[group]
-    answered = np.zeros(len(now), np.bool_)
-    answered[group[asking]] = True
-    rows = np.cumsum(answered) - 1
-    answers[order] = np.where(asking, rows[group], -1)
-    found = np.empty(int(answered.sum()), ACK)
-    first = order[assessed.starts][answered]
-    found["key_high"], found["key_low"] = envelopes.key_high[first], envelopes.key_low[first]
-    found["epoch"] = now.epoch[answered]
-    found["next"], found["bitmap"] = windows.acknowledgements(now.take(np.flatnonzero(answered)))
-    return Judged(stored, found, answers)
 
 
 def _now() -> int:

@@ -18,8 +18,8 @@ from storage import postgresql
 from storage.database import REFUSALS, Database, HeldUpError, reason
 from storage.engine import kept_number, place
 from storage.group import Group
+from storage.judged import Judged
 from storage.kept import Kept
-from storage.ledger import Judged
 from storage.spool import Spool
 
 log = logging.getLogger("writer")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from storage.ledger import Judged, Ledger
+from storage.judged import Judged
+from storage.ledger import Ledger
 from telemetry.counts import Counts
 from telemetry.datagrams import Envelopes
 from telemetry.readings import Int64s

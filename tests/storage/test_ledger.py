@@ -19,7 +19,8 @@ from storage import accounts, deletion, deliveries, ledger, loss, meters, schema
 from storage.columns import DamagedError
 from storage.deliveries import COUNTS, Delivery
 from storage.engine import Database, close_writer, open_writer
-from storage.ledger import Judged, Ledger
+from storage.judged import Judged
+from storage.ledger import Ledger
 from telemetry import meter_id
 from telemetry.counts import Counts, ListenerCounts
 from telemetry.datagrams import Envelopes, Mark
