@@ -19,11 +19,13 @@ from benchmarks import (
     ingest,
     kill,
     repeats,
+    safe,
     store,
 )
 
 SUITES = {
     "ingest": ingest,
+    "safe": safe,
     "forged": forged,
     "ask": ask,
     "databases": databases,

@@ -126,8 +126,8 @@ def _write_tables(answer: Answer, out: TextIO, more: Callable[[], bool] | None) 
         page = next(pages, None)
         if page is not None and more and not more():
             return
-    if answer.note:
-        console.print(_plain(f"\n{answer.note}"), soft_wrap=True)
+    for line in ["", *answer.note.splitlines()] if answer.note else []:
+        console.print(_plain(line), soft_wrap=True)
 
 
 def _pages(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
@@ -182,4 +182,4 @@ def _cell(column: Column, record: Record) -> Text:
 
 
 def _plain(text: str) -> Text:
-    return Text("".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text))
+    return Text("".join(char if char.isprintable() else "\ufffd" for char in text))

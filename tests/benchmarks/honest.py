@@ -1,7 +1,7 @@
 """A small collector that does what docs/delivery.md says, one process, in SQLite; and its faults.
 
 ``python honest.py PORT FILE FAULT``: FAULT is ``none``, ``early`` (acknowledges before it commits),
-``twice`` (no window: stores repeats) or ``wrong`` (now and then stores another value).
+``twice`` (stores some of them again) or ``wrong`` (now and then stores another value).
 """
 
 from __future__ import annotations
@@ -53,11 +53,13 @@ def main(port: int, file: str, fault: str) -> None:
                 datagram = native.decode(octets, int(time.time() * 1000))
                 answers[datagram.octets] = where
                 numbers = windows.setdefault(datagram.octets, set())
-                if datagram.sequence not in numbers or fault == "twice":
+                if datagram.sequence not in numbers:
                     value = datagram.records[0].value
                     value += fault == "wrong" and datagram.sequence % 97 == 0
                     name = meter_id.to_name(datagram.octets)
-                    waiting.append((name, datagram.sequence, datagram.records[0].time, value))
+                    row = name, datagram.sequence, datagram.records[0].time, value
+                    again = fault == "twice" and datagram.sequence % 7 == 0
+                    waiting += [row, row] if again else [row]
                 numbers.add(datagram.sequence)
             if fault != "early" and time.monotonic() >= due:
                 commit(database, waiting)

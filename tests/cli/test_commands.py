@@ -62,7 +62,7 @@ def asked(stack: Stack, *words: str) -> Any:
 @pytest.fixture
 def kitchen(stack: Stack) -> Stack:
     """A meter in Chicago with 1.5 kWh in every hour of March 2024, where the clock changes."""
-    added = asked(stack, "meters", "add", "kitchen", "--time-zone", "America/Chicago")
+    added = asked(stack, "meters", "add", "kitchen", "--unsigned", "--time-zone", "America/Chicago")
     assert added["time_zone"] == "America/Chicago"
     feed(stack, "kitchen", MARCH, HOUR, 31 * 24, 1500)
     return stack
@@ -129,7 +129,7 @@ def test_latest_readings_bill_and_status(kitchen: Stack) -> None:
 
 
 def test_settings_and_alerts(stack: Stack) -> None:
-    asked(stack, "meters", "add", "roof", "--limit", "1.5", "--name", "The roof")
+    asked(stack, "meters", "add", "roof", "--unsigned", "--limit", "1.5", "--name", "The roof")
     changed = asked(stack, "meters", "set", "roof", "--price", "0.75", "--max-power", "13.8")
     assert changed == asked(stack, "meters", "show", "roof")
     assert changed["price"] == "0.75"
@@ -172,7 +172,7 @@ NOBODY = "wattbus: there is no meter 'nobody'"
 
 
 def test_what_the_service_or_the_meters_zone_refuses(stack: Stack) -> None:
-    asked(stack, "meters", "add", "kitchen")
+    asked(stack, "meters", "add", "kitchen", "--unsigned")
     for words, message in {
         "total nobody": NOBODY,
         "meters set nobody --limit 1": NOBODY,

@@ -15,7 +15,7 @@ from tests.delivery.trace import Call
 from tests.delivery.zmtp import Messages
 
 _FRAME = struct.Struct(">II16x")  # of SQLite's log: the page, and the pages after a commit or 0
-_SPOOLED, _SPOOL = b"WBPR", b"WBP1"
+_SPOOLED, _SPOOL = b"WBPR", b"WBP2"
 _NUMBER = struct.Struct("<Q")
 _NATIVE = struct.Struct("<BBxx16sII")
 _ACK = struct.Struct("<BBxx16sIIQ")

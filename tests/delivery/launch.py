@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,14 @@ def normal() -> None:
 
 
 def early() -> None:
-    """What was taken is confirmed and acknowledged first, and committed then."""
+    """What was taken is confirmed and acknowledged first, and committed a while after."""
     commit = writer.Writer._commit_surely
 
     def confirmed_first(self: writer.Writer, stop: threading.Event) -> bool:
         group = Group(0, list(self._router.batches))
         judged = self._committing.judge_ahead(group)
         self._router.committed(Kept.of(group, judged).acknowledgements)
+        time.sleep(0.1)  # else the commit may be done before a receiver has heard
         return commit(self, stop)
 
     writer.Writer._commit_surely = confirmed_first  # type: ignore[method-assign]
