@@ -61,6 +61,7 @@ class Delivery:
         self._due = np.full((meters, WINDOW), np.inf)
         self._sent = np.zeros((meters, WINDOW))
         self._tries = np.zeros((meters, WINDOW), np.int16)
+        self._doublings = np.zeros((meters, WINDOW), np.int16)  # of the wait until the next repeat
         self._usual = np.zeros(meters)  # smoothed seconds until an acknowledgement; 0: none yet
         self._unanswered = np.zeros(meters, np.int64)
         self._silent = np.zeros(meters, np.bool_)
@@ -124,7 +125,9 @@ class Delivery:
         tries = np.minimum(self._tries[meter, slot] + 1, 100)
         self._tries[meter, slot] = tries
         self._sent[meter, slot] = now
-        pause = np.maximum(SHORTEST, 2 * self._usual[meter]) * np.exp2(tries - 1)
+        doublings = self._doublings[meter, slot]
+        self._doublings[meter, slot] = np.minimum(doublings + 1, 100)
+        pause = self._first_pause(meter) * np.exp2(doublings)
         self._due[meter, slot] = now + np.minimum(pause, LONGEST) * (1 - SHORTENED * chance)
         repeated = meter[(tries > 1) & (numbers.sequence == self._oldest[meter])]
         self._unanswered[repeated] += 1
@@ -163,12 +166,28 @@ class Delivery:
         before = self._oldest[moved]
         self._oldest[moved] += steps
         self._done[moved] = _shifted(self._done[moved], -steps)
+        self._hurry(acks.meter, now)
         self._expose(moved, before + WINDOW)
         self._expose(opened, self._oldest[opened])
         removed = Numbers(moved, self._epoch[moved], self._oldest[moved])
         if self._later:
             self._begin_later(moved[self._oldest[moved] == self._end[moved]])
         return removed
+
+    def _first_pause(self, meters: Int64s) -> Float64s:
+        """Seconds until a number is repeated for the first time."""
+        found: Float64s = np.maximum(SHORTEST, 2 * self._usual[meters])
+        return found
+
+    def _hurry(self, meters: Int64s, now: float) -> None:
+        """The collector hears these meters: what it has not got was lost, and waits no longer."""
+        meters = np.unique(meters)
+        waits = np.isfinite(self._due[meters]) & (self._doublings[meters] > 0)
+        row, slot = np.nonzero(waits)
+        meter = meters[row]
+        self._doublings[meter, slot] = 0
+        soon = now + self._first_pause(meter)
+        self._due[meter, slot] = np.minimum(self._due[meter, slot], soon)
 
     def _possible(self, acks: Acks) -> Acks:
         """Those of the epoch under way that name no number which does not exist.
@@ -224,7 +243,7 @@ class Delivery:
         row, offset = np.nonzero(waits)
         meter = meters[row]
         slot = numbers[row, offset] % WINDOW
-        self._tries[meter, slot] = 0
+        self._tries[meter, slot] = self._doublings[meter, slot] = 0
         self._due[meter, slot] = np.where(self._silent[meter] & (offset > 0), np.inf, -np.inf)
 
 

@@ -47,18 +47,23 @@ def normal() -> None:
     setattr(sqlite, "_WRITER_PRAGMAS", wrong)  # noqa: B010 - longer than the tuple's type says
 
 
-def early() -> None:
-    """What was taken is confirmed and acknowledged first, and committed a while after."""
+def early(pause: float = 0.0) -> None:
+    """What was taken is confirmed and acknowledged first, and committed then."""
     commit = writer.Writer._commit_surely
 
     def confirmed_first(self: writer.Writer, stop: threading.Event) -> bool:
         group = Group(0, list(self._router.batches))
         judged = self._committing.judge_ahead(group)
         self._router.committed(Kept.of(group, judged).acknowledgements)
-        time.sleep(0.1)  # else the commit may be done before a receiver has heard
+        time.sleep(pause)
         return commit(self, stop)
 
     writer.Writer._commit_surely = confirmed_first  # type: ignore[method-assign]
+
+
+def dawdling() -> None:
+    """The same, but long enough before that a receiver has told meters by then."""
+    early(pause=0.1)
 
 
 def unsynced_spool() -> None:
@@ -96,7 +101,8 @@ def small() -> None:
 
 
 FAULTS: dict[str, Callable[[], None]] = {
-    made.__name__: made for made in (sound, normal, early, unsynced_spool, miscount, small)
+    made.__name__: made
+    for made in (sound, normal, early, dawdling, unsynced_spool, miscount, small)
 }
 
 

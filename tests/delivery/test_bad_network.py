@@ -45,7 +45,9 @@ def test_a_bad_network_loses_nothing_and_costs_little(
             # minutes, as each repeat waits longer.
             network.up = network.down = Weather()
             out, err = process.communicate(timeout=900)
-        assert (process.returncode, err) == (0, "")
+        assert process.returncode == 0, err
+        # With so much lost, the last few may take the collector for gone for a while.
+        assert all("no acknowledgement comes" in s or "is back" in s for s in err.splitlines()), err
         assert network.sent.lost > 0.25 * readings
         assert network.answered.lost > 0.25 * network.answered.taken
     found = re.search(r"m: ([0-9,]+) datagrams sent to .* all are acknowledged", out)
@@ -58,7 +60,8 @@ def test_a_bad_network_loses_nothing_and_costs_little(
                 f"\n{readings:,} readings, 30 % lost each way: {sent / readings:.2f} transmissions "
                 f"a reading; duplicate {totals.duplicate:,}, out of order {totals.out_of_order:,}"
             )
-        assert (totals.unique, totals.stale, totals.lost) == (readings, 0, 0)
+        assert (totals.unique, totals.lost) == (readings, 0)
+        assert totals.stale < 0.01 * readings  # copies that were late on the way
         assert totals.duplicate > 0 < totals.out_of_order
         assert readings < sent <= 2.5 * readings
         width = len(str(METERS))

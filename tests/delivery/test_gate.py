@@ -186,7 +186,7 @@ def test_a_meter_is_acknowledged_once_its_datagram_is_synced(tmp_path: Path) -> 
     assert lost(stack, calls, tmp_path / "cuts") == []
 
 
-@pytest.mark.parametrize("fault", ["normal", "early"])
+@pytest.mark.parametrize("fault", ["normal", "dawdling"])
 def test_the_gate_sees_meters_that_are_told_too_early(tmp_path: Path, fault: str) -> None:
     stack, calls = traced_collector(tmp_path, fault)
     assert any("a meter is told" in said for said in gate.violations(calls))
