@@ -41,7 +41,7 @@ log = logging.getLogger("writer")
 
 # A commit takes what has gathered when it is this old or this large: a reading can be asked for
 # well within 200 ms, and one sync of the disk serves thousands.
-OLDEST = 0.05  # seconds
+OLDEST = 0.025  # seconds
 _LARGEST = 65_536  # values
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits

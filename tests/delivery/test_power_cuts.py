@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from tests.delivery import cuts, spool_alone
 from tests.delivery.recording import record
 from tests.delivery.trace import FILES, Call, Traced, read
 
-CUTS = 200
+CUTS = 200 if os.environ.get("WATTBUS_LONG") == "1" else 60
 pytestmark = pytest.mark.timeout(300)  # a machine whose disk is busy takes its time to sync
 
 
