@@ -193,7 +193,7 @@ def _keys(arguments: argparse.Namespace, ids: list[str]) -> FleetKeys:
     path: Path | None = arguments.key_file
     if path is not None:
         try:
-            secrets = parse_keys(_private_text(path), ids)
+            secrets = parse_keys(_private_text(path), ids, _or(arguments.key_id, 1))
         except OSError as error:
             raise _UsageError(f"cannot read {path}: {error.strerror}") from None
         except ValueError as error:

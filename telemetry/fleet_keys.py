@@ -52,21 +52,30 @@ def parse_key(text: str) -> bytes:
     return key
 
 
-def parse_keys(text: str, ids: Sequence[str]) -> list[bytes]:
+_TITLES = ["id", "key_id", "key"]  # of what ``wattbus meters add --file`` writes
+
+
+def parse_keys(text: str, ids: Sequence[str], key_id: int) -> list[bytes]:
     """The keys of the meters with these ids, in their order.
 
-    The text is one key for one meter, or lines of a meter's id and its key; lines of others are
-    passed over. ValueError says what is wrong.
+    The text is one key for one meter, or lines of a meter's id and its key, or the CSV that
+    ``wattbus meters add --file`` writes; lines of other meters are passed over. ValueError says
+    what is wrong.
     """
-    lines = [line.split() for line in text.splitlines() if line.strip()]
+    lines = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
     if len(ids) == 1 and len(lines) == 1 and len(lines[0]) == 1:
         return [parse_key(lines[0][0])]
     found: dict[str, bytes] = {}
+    wanted = set(ids)
     for number, words in enumerate(lines, 1):
-        if len(words) != 2:
+        if words == _TITLES or words[0] not in wanted:
+            continue
+        if len(words) not in (2, 3):
             raise ValueError(f"line {number}: write a meter's id and its key, a space between them")
+        if len(words) == 3 and words[1] != str(key_id):
+            raise ValueError(f"line {number}: this is key {words[1]}: give --key-id {words[1]}")
         try:
-            found[words[0]] = parse_key(words[1])
+            found[words[0]] = parse_key(words[-1])
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
     if missing := [name for name in ids if name not in found]:
