@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 
 from cli.hand_down import become
-from cli.processes import StartError
+from cli.starting import StartError
 
 _OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SAYS_VERSION_WITHIN = 30.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import resource
@@ -21,6 +20,7 @@ import zmq
 
 from cli import config
 from cli.config import Config, ConfigError
+from cli.starting import StartError, in_use
 from query.messages import ListenerStatus, ReceiverStatus
 from storage.errors import StorageError
 from telemetry.keys import KeyRing
@@ -36,10 +36,6 @@ READY, SLOW = b"1", b"s"
 log = logging.getLogger("wattbus")
 _EXIT_WRONG_INPUT = 2
 Part = TypeVar("Part")
-
-
-class StartError(Exception):
-    """The process cannot start; the message says why and what to do."""
 
 
 def version() -> str:
@@ -131,16 +127,6 @@ def _allow_connections() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # as many as there are, then
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def in_use(what: str, host: str, port: int, option: str, error: OSError) -> StartError:
-    """What to say of an address that cannot be had."""
-    if error.errno == errno.EADDRINUSE:
-        return StartError(
-            f"{what} {host}:{port} is in use, perhaps by another wattbus: "
-            f"choose another port with {option}"
-        )
-    return StartError(f"cannot listen on {what} {host}:{port} ({option}): {error.strerror}")
 
 
 def receiver(settings: Config, stop: threading.Event) -> None:

@@ -16,7 +16,7 @@ import time
 from cli import anew, config, processes, sockets
 from cli.child import Child
 from cli.config import Config, ConfigError
-from cli.processes import StartError
+from cli.starting import StartError
 from query.client import DEFAULT_ENDPOINT
 from query.credentials import SUFFIX
 from storage import key_file

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cli.config_listeners import Listener
 from cli.hand_down import COUNT, FIRST, NAMES, PID
-from cli.processes import StartError, in_use
+from cli.starting import StartError, in_use
 from telemetry.receiver import bind
 
 
