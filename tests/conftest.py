@@ -21,8 +21,9 @@ from tests.postgresql import PostgresServer
 ROOT = Path(__file__).parent.parent
 PROGRAM = ("-m", "cli.main")  # what Python runs
 
-# Who starts the tests in the background may have Ctrl-C ignored; their children would inherit it.
+# Who starts the tests in the background may have these ignored; their children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -129,7 +130,7 @@ class Stack:
     def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a client command against this collector."""
         return subprocess.run(
-            [sys.executable, "-m", "cli.main", *arguments, "--query", self.query],
+            [sys.executable, "-m", "cli", *arguments, "--query", self.query],
             cwd=ROOT,
             input=stdin,
             capture_output=True,
