@@ -49,7 +49,8 @@ def test_silent_connections_do_not_use_up_the_files(guarded: Guarded) -> None:
             sock = silent.enter_context(socket.socket())
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", port))
-        wait_until(lambda: query.num_fds() >= before + 1000)
+        # On a busy machine not all thousand stand at once; more than the 256 do.
+        wait_until(lambda: query.num_fds() >= before + 300)
         with guarded.client() as client:
             assert client.ping()
     wait_until(lambda: query.num_fds() <= before + 10)
