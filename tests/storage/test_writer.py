@@ -433,7 +433,8 @@ def test_a_locked_database(
     assert all(running.stored(f"b-{n}") == [(NOW, n)] for n in range(1, sent + 1))
     said = [record.getMessage() for record in caplog.records if record.name == "writer"]
     if seconds > 5:
-        assert said[0].startswith("cannot commit, keeping ")
+        # Whatever was the first to want the lock: a commit, or a slice of upkeep between two.
+        assert said[0].startswith(("cannot commit, keeping ", "cannot seal"))
         assert "database is locked" in said[0]
 
 
