@@ -21,9 +21,11 @@ from telemetry.counts import Counts
 from telemetry.datagrams import Datagrams, Envelopes
 from telemetry.formats import FORMATS
 from telemetry.formats.ack import ACK
+from telemetry.formats.options import Options
 from telemetry.keys import NEVER, KeyRing
+from telemetry.listener import Listener, bind
 from telemetry.readings import Bytes, Readings
-from telemetry.receiver import Listener, bind, receive
+from telemetry.receiver import receive
 from telemetry.security import seal
 
 _START = 1_795_428_900_000  # ms
@@ -115,7 +117,7 @@ def _decoding(rows: Bytes, ring: KeyRing) -> float:
     took = []
     for _ in range(60):
         began = time.process_time()
-        FORMATS["native"].decode(datagrams, _START, gate)
+        FORMATS["native"].decoder(Options())(datagrams, _START, gate)
         took.append(time.process_time() - began)
     return median(took) / len(rows) * 1e6
 

@@ -9,6 +9,7 @@ import msgspec
 from cli.config_addresses import LOOPBACK
 from telemetry import admission
 from telemetry.formats import FORMATS
+from telemetry.formats.options import Options
 
 
 class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -19,6 +20,10 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: str = "auto"
     networks: tuple[str, ...] = admission.LOOPBACK
     meters: tuple[str, ...] = admission.EVERY_METER
+
+    def options(self, time_zone: str) -> Options:
+        """What its decoder is told; ``time_zone`` is of devices that tell no offset."""
+        return Options(time_zone=time_zone)
 
     def complaints(self, key: str) -> Iterator[tuple[str, bool, str]]:
         """Key, whether its value makes sense, and what is to be said if not."""

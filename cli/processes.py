@@ -24,7 +24,7 @@ from cli.starting import StartError, in_use
 from query.messages import ListenerStatus, ReceiverStatus
 from storage.errors import StorageError
 from telemetry.keys import KeyRing
-from telemetry.receiver import Listener
+from telemetry.listener import Listener
 
 if TYPE_CHECKING:
     from query.credentials import Credentials
@@ -136,12 +136,18 @@ def receiver(settings: Config, stop: threading.Event) -> None:
     from storage.meter_keys import Keys
     from telemetry.admission import Allowed
     from telemetry.formats import FORMATS
-    from telemetry.receiver import describe, receive
+    from telemetry.listener import describe
+    from telemetry.receiver import receive
 
     keys = Keys(settings.directory)
     ring = _lasting(keys.ring)
     listeners = [
-        Listener(sock, FORMATS[wanted.format], Allowed(wanted.networks, wanted.meters))
+        Listener(
+            sock,
+            FORMATS[wanted.format],
+            Allowed(wanted.networks, wanted.meters),
+            options=wanted.options(settings.defaults.time_zone),
+        )
         for wanted, sock in zip(settings.listeners, open_all(settings.listeners), strict=True)
     ]
     for listener in listeners:

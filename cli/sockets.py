@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from cli.config_listeners import Listener
 from cli.hand_down import COUNT, FIRST, NAMES, PID
 from cli.starting import StartError, in_use
-from telemetry.receiver import bind
+from telemetry.listener import bind
 
 
 def open_all(listeners: Sequence[Listener]) -> list[socket.socket]:

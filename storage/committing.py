@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from storage import journal, schema
+from storage import journal, meters, schema
 from storage.batch_body import spread
 from storage.database import Begin
 from storage.group import Group
@@ -86,6 +86,7 @@ class Committing:
                 group.arrived_ms,
             )
             self.ledger.count(connection, group.counts)
+            meters.name(connection, {name for counts in group.counts for name in counts.names})
             kept = Kept.of(group, judged)
             stored = spread(numbers.astype(np.uint32), envelopes.count * judged.stored)
             batch = journal.sort(stored, kept.readings)

@@ -103,7 +103,7 @@ class Waiting:
 
 
 class Handover:
-    """The receiver's half: a ``telemetry.receiver.Sink`` that keeps readings until durable.
+    """The receiver's half: a ``telemetry.sink.Sink`` that keeps readings until durable.
 
     ``report`` makes the octets of a report, given how many readings wait; without it none is sent,
     for the status shows receivers only. Belongs to the receiver's thread.

@@ -149,6 +149,20 @@ def register(
     return new
 
 
+def name(connection: sa.Connection, ids: Iterable[str]) -> None:
+    """Keep the long ids of meters that are known by their octets' text alone."""
+    update = _METERS.update().where(
+        _METERS.c.octets == sa.bindparam("own"), _METERS.c.id == sa.bindparam("usual")
+    )
+    rows = [
+        {"own": octets, "usual": meter_id.to_name(octets), "said": said}
+        for said in ids
+        for octets in [meter_id.to_octets(said)]
+    ]
+    if rows:
+        connection.execute(update.values(id=sa.bindparam("said")), rows)
+
+
 def report_limit(connection: sa.Connection, number: int, limit_wh: int) -> None:
     """Keep the limit that a meter says it has."""
     update = _METERS.update().where(_METERS.c.number == number)

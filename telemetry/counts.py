@@ -26,23 +26,30 @@ class ListenerCounts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of all listeners; ``meters`` are refusals by meter: key_high, key_low, reason, how many."""
+    """Of all listeners; ``meters`` are refusals by meter: key_high, key_low, reason, how many.
+
+    ``names`` are ids of meters that their octets do not tell.
+    """
 
     listeners: list[ListenerCounts] = []
     meters: list[tuple[int, int, str, int]] = []
+    names: list[str] = []
 
 
 def joined(parts: Iterable[Counts]) -> Counts:
     """What was counted one after the other, as one."""
     listeners: dict[tuple[str, str | None], ListenerCounts] = {}
     meters: Counter[tuple[int, int, str]] = Counter()
+    names: dict[str, None] = {}
     for part in parts:
         for one in part.listeners:
             before = listeners.get((one.listener, one.socket))
             listeners[one.listener, one.socket] = _added(before, one) if before else one
         for high, low, reason, refused in part.meters:
             meters[high, low, reason] += refused
-    return Counts(list(listeners.values()), [(*key, refused) for key, refused in meters.items()])
+        names |= dict.fromkeys(part.names)
+    refusals = [(*key, refused) for key, refused in meters.items()]
+    return Counts(list(listeners.values()), refusals, list(names))
 
 
 def _added(before: ListenerCounts, after: ListenerCounts) -> ListenerCounts:

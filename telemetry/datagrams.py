@@ -131,12 +131,14 @@ class Tally:
     """How many datagrams were accepted, and how many refused for which reason.
 
     ``meters`` are those of the refused that named a meter that has a key: by the halves of the
-    meter's octets and the reason.
+    meter's octets and the reason. ``names`` are ids of accepted ones that do not fit into a
+    meter's octets, so that somebody has to tell them.
     """
 
     accepted: int = 0
     refused: Counter[Reason] = field(default_factory=Counter)
     meters: Counter[tuple[int, int, Reason]] = field(default_factory=Counter)
+    names: set[str] = field(default_factory=set)
 
     def refuse(self, reason: Reason, count: int = 1) -> None:
         """Count refused datagrams."""
@@ -148,6 +150,7 @@ class Tally:
         self.accepted += other.accepted
         self.refused.update(other.refused)
         self.meters.update(other.meters)
+        self.names |= other.names
 
 
 @dataclass(frozen=True, slots=True)

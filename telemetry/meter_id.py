@@ -54,6 +54,11 @@ def to_octets(name: str) -> bytes:
     return name.encode("ascii").ljust(OCTETS, b"\0")
 
 
+def is_long(name: str) -> bool:
+    """Whether the octets of ``name``, which is an id, do not tell it."""
+    return len(name) > OCTETS and not _UUID.fullmatch(name)
+
+
 def to_name(octets: bytes) -> str:
     """The name, or the UUID in text form, of 16 valid octets; ValueError for others."""
     text = octets.rstrip(b"\0").decode("latin-1")

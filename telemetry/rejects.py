@@ -25,6 +25,8 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     TYPE = "type"
     TIME = "time"
+    DUPLICATE = "duplicate"
+    NO_READING = "no_reading"
 
 
 class RejectedError(ValueError):

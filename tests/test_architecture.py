@@ -16,7 +16,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("telemetry", "storage", "query", "cli")
 
 # What turns bytes into readings is pure; these are the shells around it.
-SHELLS = {"receiver", "replies", "sender", "network", "bulk_udp", "courier", "outbox"}
+SHELLS = {
+    "receiver",
+    "listener",
+    "sink",
+    "replies",
+    "sender",
+    "network",
+    "bulk_udp",
+    "courier",
+    "outbox",
+}
 IMPURE = {
     *("socket", "select", "selectors", "time", "random", "secrets", "asyncio", "threading"),
     *("zmq", "sqlalchemy", "sqlite3", "subprocess", "multiprocessing", "os", "signal"),

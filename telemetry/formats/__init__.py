@@ -10,6 +10,7 @@ import numpy as np
 from telemetry.admission import Gate
 from telemetry.datagrams import Datagrams, Decoded, Tally
 from telemetry.formats import json_text, native, native_bulk
+from telemetry.formats.options import Options
 from telemetry.readings import Int64s
 from telemetry.rejects import Reason
 
@@ -18,52 +19,85 @@ Decode = Callable[[Datagrams, int, Gate], Decoded]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format: its name in the configuration, its decoder, and how long its datagrams get.
+    """A format: its name in the configuration, how its decoder is made, how long datagrams get.
 
-    The decoder gets datagrams, when they arrived (ms, UTC), and the listener's gate.
+    Each listener has a decoder of its own, which may remember what it has decoded. It gets
+    datagrams, when they arrived (ms, UTC), and the listener's gate.
 
-    ``first`` are the first octets by which an ``auto`` listener knows it.
+    ``starts`` are the first octets by which an ``auto`` listener knows it; the longest that fits
+    decides between formats.
     """
 
     name: str
-    decode: Decode
+    decoder: Callable[[Options], Decode]
     longest: int
-    first: bytes
+    starts: tuple[bytes, ...]
+
+
+def _always(decode: Decode) -> Callable[[Options], Decode]:
+    """Of a format whose decoder remembers nothing and has no options."""
+    return lambda _: decode
 
 
 _OWN = (
-    Format("native", native_bulk.decode, native.LONGEST, bytes([native.MAGIC])),
-    Format("json", json_text.decode, native.LONGEST, b"{ \t\r\n"),
+    Format("native", _always(native_bulk.decode), native.LONGEST, (bytes([native.MAGIC]),)),
+    Format("json", _always(json_text.decode), native.LONGEST, (b"{", b" ", b"\t", b"\r", b"\n")),
 )
 
-
-# Which of _OWN claims a first octet.
+# Which of _OWN claims a first octet; and longer starts, the longest last.
 _NOBODY = len(_OWN)
 _CLAIMED = np.full(256, _NOBODY, np.int64)
 for _index, _known in enumerate(_OWN):
-    _CLAIMED[list(_known.first)] = _index
+    _CLAIMED[[start[0] for start in _known.starts if len(start) == 1]] = _index
+_LONGER = sorted(
+    (
+        (np.frombuffer(start, np.uint8), index)
+        for index, known in enumerate(_OWN)
+        for start in known.starts
+        if len(start) > 1
+    ),
+    key=lambda pair: len(pair[0]),
+)
 
 
-def _decode_auto(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
-    """Each datagram by the format that its first octet tells; what none claims is foreign."""
-    claimed = _CLAIMED[datagrams.octets[:, 0]]
+def _claimed(datagrams: Datagrams) -> Int64s:
+    """Which of _OWN decodes each datagram."""
+    first = datagrams.octets[:, 0]
+    claimed = _CLAIMED[first]
+    for start, index in _LONGER:
+        rows = np.flatnonzero((first == start[0]) & (datagrams.lengths >= len(start)))
+        if len(rows):
+            fits = (datagrams.octets[rows, : len(start)] == start).all(axis=1)
+            claimed[rows[fits]] = index
     claimed[datagrams.lengths == 0] = _NOBODY
-    tally = Tally()
-    parts: list[tuple[Decoded, Int64s]] = []
-    for index, known in enumerate(_OWN):
-        chosen = claimed == index
-        if chosen.all():
-            return known.decode(datagrams, arrival, gate)
-        rows = np.flatnonzero(chosen)
-        parts.append((known.decode(datagrams.take(rows), arrival, gate), rows))
-    tally.refuse(Reason.FOREIGN, int((claimed == _NOBODY).sum()))
-    return Decoded.merge(parts, tally)
+    return claimed
+
+
+def _auto(options: Options) -> Decode:
+    """Decodes each datagram by the format that its first octets tell; of none it is foreign."""
+    decoders = [known.decoder(options) for known in _OWN]
+
+    def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
+        claimed = _claimed(datagrams)
+        tally = Tally()
+        parts: list[tuple[Decoded, Int64s]] = []
+        for index, one in enumerate(decoders):
+            chosen = claimed == index
+            if chosen.all():
+                return one(datagrams, arrival, gate)
+            rows = np.flatnonzero(chosen)
+            if len(rows):
+                parts.append((one(datagrams.take(rows), arrival, gate), rows))
+        tally.refuse(Reason.FOREIGN, int((claimed == _NOBODY).sum()))
+        return Decoded.merge(parts, tally)
+
+    return decode
 
 
 FORMATS: dict[str, Format] = {
     known.name: known
     for known in (
         *_OWN,
-        Format("auto", _decode_auto, max(known.longest for known in _OWN), b""),
+        Format("auto", _auto, max(known.longest for known in _OWN), ()),
     )
 }

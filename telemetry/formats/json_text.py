@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,7 +27,15 @@ _MILLISECOND = timedelta(milliseconds=1)
 _FIELDS = {"meter", "time", "registers", "epoch"}
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)  # decimals keep what was written
 Row = tuple[int, int, int, int, int, int, int]  # in the order of readings.COLUMNS
-_Head = tuple[int, int, int, object, dict[str, object]]  # halves, epoch, time, registers
+
+
+class _Head(NamedTuple):
+    high: int
+    low: int
+    epoch: int
+    said: object  # of the time
+    registers: dict[str, object]
+    name: str
 
 
 def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
@@ -55,6 +63,8 @@ def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
             tally.refuse(rejected.reason)
         else:
             tally.accepted += 1
+            if meter_id.is_long(head.name):
+                tally.names.add(head.name)
             rows.append(row)
             starts.append(len(found))
             found += own
@@ -93,14 +103,14 @@ def _head(datagram: bytes) -> _Head:
         high, low = meter_id.halves(meter_id.to_octets(name))
     except ValueError:
         raise RejectedError(Reason.METER_ID) from None
-    return high, low, epoch, body.get("time"), registers
+    return _Head(high, low, epoch, body.get("time"), registers, name)
 
 
 def _rows(head: _Head, arrival: int) -> list[Row]:
-    high, low, epoch, said, registers = head
-    time, status = _instant(said, arrival)
+    time, status = _instant(head.said, arrival)
     return [
-        (high, low, epoch, register.code, status, time, raw) for register, raw in _values(registers)
+        (head.high, head.low, head.epoch, register.code, status, time, raw)
+        for register, raw in _values(head.registers)
     ]
 
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from telemetry.datagrams import Datagrams
 from telemetry.formats import FORMATS, native
+from telemetry.formats.options import Options
 from telemetry.rejects import Reason
 from telemetry.security import seal
 from tests.telemetry.rings import KEYS, vector_gate
@@ -176,7 +177,7 @@ def test_a_mutated_datagram_is_taken_or_counted_at_once(
 ) -> None:
     if name == "auto" and LONG:
         pytest.skip("the other formats take their part of it")
-    decode = FORMATS[name].decode
+    decode = FORMATS[name].decoder(Options())
     rng = random.Random(f"{name} {part}")
     accepted, refused = 0, Counter[Reason]()
     seen: Counter[tuple[object, ...]] = Counter()

@@ -18,6 +18,7 @@ from telemetry import meter_id
 from telemetry.clock import EARLIEST, FUTURE_WINDOW
 from telemetry.datagrams import Datagrams, Decoded, halves_of
 from telemetry.formats import FORMATS, json_text, native, native_bulk
+from telemetry.formats.options import Options
 from telemetry.readings import COLUMNS, Readings, Status
 from telemetry.registers import BY_CODE, REGISTERS
 from telemetry.rejects import Reason, RejectedError
@@ -263,7 +264,7 @@ def test_what_lies_behind_a_datagram_does_not_matter(datagram: bytes, filling: i
     for name in ("native", "auto"):
         if name == "auto" and datagram[:1] in (b"{", b" ", b"\t", b"\r", b"\n"):
             continue
-        decoded = FORMATS[name].decode(datagrams, ARRIVAL, OPEN)
+        decoded = FORMATS[name].decoder(Options())(datagrams, ARRIVAL, OPEN)
         found, places, accepted, refused = one_by_one([b"", datagram, b""], ARRIVAL)
         assert rows(decoded.readings) == found
         assert places_of(decoded) == places
@@ -372,7 +373,7 @@ def test_what_has_no_place_in_a_datagram_is_not_encoded(
 
 def take_or_count(datagram: bytes, arrival: int = ARRIVAL) -> None:
     for name in ("json", "auto"):
-        decoded = FORMATS[name].decode(Datagrams.of([datagram]), arrival, OPEN)
+        decoded = FORMATS[name].decoder(Options())(Datagrams.of([datagram]), arrival, OPEN)
         refused = decoded.tally.refused.total()
         assert decoded.tally.accepted + refused == 1
         assert bool(len(decoded.readings)) == (not refused)
@@ -480,16 +481,16 @@ def test_any_bytes_are_taken_or_counted(datagram: bytes) -> None:
 def test_a_listener_of_both_formats_does_what_each_alone_would_in_order(
     datagrams: list[bytes],
 ) -> None:
-    decoded = FORMATS["auto"].decode(Datagrams.of(datagrams), ARRIVAL, OPEN)
+    decoded = FORMATS["auto"].decoder(Options())(Datagrams.of(datagrams), ARRIVAL, OPEN)
     expected: list[Row] = []
     places: list[int] = []
     refused: Counter[Reason] = Counter()
     for place, datagram in enumerate(datagrams):
-        known = next((f for f in FORMATS.values() if datagram and datagram[0] in f.first), None)
+        known = next((f for f in FORMATS.values() if datagram and datagram[:1] in f.starts), None)
         if known is None:
             refused[Reason.FOREIGN] += 1
             continue
-        alone = known.decode(Datagrams.of([datagram]), ARRIVAL, OPEN)
+        alone = known.decoder(Options())(Datagrams.of([datagram]), ARRIVAL, OPEN)
         refused.update(alone.tally.refused)
         expected += rows(alone.readings)
         places += [place] * len(alone.readings)

@@ -22,8 +22,9 @@ from telemetry.datagrams import Envelopes, Mark
 from telemetry.formats import FORMATS, ack, native
 from telemetry.formats.ack import ACK
 from telemetry.keys import KeyRing
+from telemetry.listener import Listener, bind, describe
 from telemetry.readings import Bytes, Readings, Status
-from telemetry.receiver import Listener, bind, describe, receive
+from telemetry.receiver import receive
 from telemetry.registers import ENERGY_IMPORT
 from telemetry.rejects import Reason
 from telemetry.replies import Replies

@@ -14,6 +14,7 @@ from telemetry import meter_id
 from telemetry.admission import Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded, Mark, halves_of
 from telemetry.formats import FORMATS, native, native_bulk
+from telemetry.formats.options import Options
 from telemetry.readings import COLUMNS
 from telemetry.registers import BY_CODE
 from telemetry.rejects import Reason, RejectedError
@@ -142,7 +143,7 @@ def test_a_listener_of_both_formats_does_the_same(cases: list[Case]) -> None:
     cases = [case for case in cases if case.datagram[:1] not in (b"{", b" ", b"\t", b"\r", b"\n")]
     if not cases:
         return
-    decoded = FORMATS["auto"].decode(batch(cases), ARRIVAL, GATE)
+    decoded = FORMATS["auto"].decoder(Options())(batch(cases), ARRIVAL, GATE)
     readings, envelopes, refused = one_by_one(cases, GATE)
     assert in_columns(decoded) == (readings, envelopes)
     assert decoded.tally.refused == refused
