@@ -17,15 +17,8 @@ PACKAGES = ("telemetry", "storage", "query", "cli")
 
 # What turns bytes into readings is pure; these are the shells around it.
 SHELLS = {
-    "receiver",
-    "listener",
-    "sink",
-    "replies",
-    "sender",
-    "network",
-    "bulk_udp",
-    "courier",
-    "outbox",
+    *("receiver", "listener", "replies", "bulk_udp"),
+    *("sender", "network", "courier", "outbox"),
 }
 IMPURE = {
     *("socket", "select", "selectors", "time", "random", "secrets", "asyncio", "threading"),

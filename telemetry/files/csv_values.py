@@ -21,6 +21,7 @@ _STATUS = {str(bit.name).lower(): int(bit) for bit in Status}
 UNITS: dict[str, dict[str, int]] = {
     "Wh": {"wh": 0, "kwh": 3, "mwh": 6},
     "varh": {"varh": 0, "kvarh": 3, "mvarh": 6},
+    "VAh": {"vah": 0, "kvah": 3, "mvah": 6},
     "W": {"w": 0, "kw": 3, "mw": 6},
     "var": {"var": 0, "kvar": 3, "mvar": 6},
     "VA": {"va": 0, "kva": 3, "mva": 6},

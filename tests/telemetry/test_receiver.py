@@ -255,7 +255,7 @@ def test_sent_is_accepted_and_refused_and_dropped_exactly(
     listen: Open, monkeypatch: pytest.MonkeyPatch, portable: bool
 ) -> None:
     """A flood while the sink is full, and more of it while it is not."""
-    monkeypatch.setattr(receiver, "ASKED_BUFFER", 65_536)
+    monkeypatch.setattr("telemetry.listener.ASKED_BUFFER", 65_536)
     listener, sink = listen(portable=portable), Kept(most=0)
     if kernel_drops(listener.sock) is None:
         pytest.skip("only Linux tells what its kernel drops")
@@ -336,8 +336,8 @@ def test_what_goes_on_arriving_does_not_keep_the_sink_from_its_turn(
     listen: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even when every call comes back full."""
-    monkeypatch.setattr(receiver, "MOST_A_CALL", 1)
-    monkeypatch.setattr(receiver, "ASKED_BUFFER", 8192)
+    monkeypatch.setattr("telemetry.listener.MOST_A_CALL", 1)
+    monkeypatch.setattr("telemetry.listener.ASKED_BUFFER", 8192)
     listener = listen()
     stop = threading.Event()
     stop.set()
@@ -443,7 +443,7 @@ def test_the_sentence_on_the_buffer(listen: Open, address: str, shown: str) -> N
 def test_the_buffer_really_holds_what_the_sentence_says(
     listen: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "ASKED_BUFFER", 100_000)
+    monkeypatch.setattr("telemetry.listener.ASKED_BUFFER", 100_000)
     listener = listen()
     if kernel_drops(listener.sock) is None:
         pytest.skip("only Linux tells what its kernel drops")
@@ -651,7 +651,7 @@ def test_sockets_have_names_of_their_own(listen: Open) -> None:
 def test_drops_while_the_sink_is_full_are_told_from_others(
     listen: Open, monkeypatch: pytest.MonkeyPatch, portable: bool
 ) -> None:
-    monkeypatch.setattr(receiver, "ASKED_BUFFER", 65_536)
+    monkeypatch.setattr("telemetry.listener.ASKED_BUFFER", 65_536)
     listener, sink = listen(portable=portable), Kept()
     if kernel_drops(listener.sock) is None:
         pytest.skip("only Linux tells what its kernel drops")
