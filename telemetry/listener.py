@@ -78,7 +78,7 @@ class Listener:
             self.tally.add(decoded.tally)
             if len(decoded.envelopes):
                 came = self._bulk.addresses[decoded.rows]
-                key_id = native.key_ids(datagrams.octets[decoded.rows])
+                key_id = native.key_ids(datagrams.octets)[decoded.rows]
                 replies.remember(self.sock, decoded.envelopes, key_id, came)
                 sink.put(decoded.envelopes, decoded.readings)
         return len(datagrams)
