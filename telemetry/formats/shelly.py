@@ -106,8 +106,7 @@ def _frame(datagram: bytes) -> _Frame:
 
 
 def _instant(params: dict[str, msgspec.Raw], arrival: int) -> tuple[int, int]:
-    """The frame's instant in ms and the status bits; before it knows the time, a device's uptime
-    is what it tells."""
+    """The frame's instant in ms and the status bits; a device without the time tells its uptime."""
     said = _TIME.decode(params["ts"]) if "ts" in params else None
     if said is None:
         return arrival, Status.ARRIVAL_TIME

@@ -176,6 +176,6 @@ def _total(counter: object) -> Decimal | None:
     if counter is None:
         return None
     if not isinstance(counter, dict):
-        raise ValueError("a counter is an object")  # noqa: TRY004 (whoever sent it is wrong)
+        raise ValueError("a counter is an object")
     total = counter.get("total")
     return None if total is None else _number(total)

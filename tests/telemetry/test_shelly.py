@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from telemetry import meter_id
-from telemetry.admission import Allowed, Gate
+from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded, halves_of
 from telemetry.formats import FORMATS, shelly, shelly_status
 from telemetry.formats.options import Options
@@ -55,11 +55,18 @@ def load() -> list[Vector]:
         assert isinstance(case["real"], bool)
         assert case["source"]
         reason = Reason(case["reason"]) if "reason" in case else None
-        meters, time, status = (case.get(name) or 0 for name in ("meters", "time", "status"))
+        meters = case.get("meters", {})
         assert bool(meters) != bool(reason)
-        datagram = case["text"].encode()
         vectors.append(
-            Vector(case["case"], datagram, case["arrival"], meters or {}, time, status, reason)
+            Vector(
+                case["case"],
+                case["text"].encode(),
+                case["arrival"],
+                meters,
+                case.get("time", 0),
+                case.get("status", 0),
+                reason,
+            )
         )
     return vectors
 
@@ -176,13 +183,24 @@ def test_the_phases_of_the_given_three_phase_meter() -> None:
     (frame,) = (one["frame"] for one in GIVEN if one["id"] == "pro3em-notify-composed")
     name = "shellypro3em-ec6260890b50/em:0"
     assert meters_of(DECODE(in_a_row(frame.encode(), 4096), ARRIVAL, OPEN), {name})[name] == {
-        **{"power_l1": 24037, "apparent_power_l1": 25035, "current_l1": 10739},
-        **{"power_factor_l1": 960, "voltage_l1": 233300},
-        **{"power_l2": 4091, "apparent_power_l2": 4431, "current_l2": 1872},
-        **{"power_factor_l2": -930, "voltage_l2": 236700},
-        **{"power_l3": 2353, "apparent_power_l3": 2704, "current_l3": 1143},
-        **{"power_factor_l3": -870, "voltage_l3": 236900},
-        **{"power": 30481, "apparent_power": 32170, "current": 13753},
+        "power_l1": 24037,
+        "apparent_power_l1": 25035,
+        "current_l1": 10739,
+        "power_factor_l1": 960,
+        "voltage_l1": 233300,
+        "power_l2": 4091,
+        "apparent_power_l2": 4431,
+        "current_l2": 1872,
+        "power_factor_l2": -930,
+        "voltage_l2": 236700,
+        "power_l3": 2353,
+        "apparent_power_l3": 2704,
+        "current_l3": 1143,
+        "power_factor_l3": -870,
+        "voltage_l3": 236900,
+        "power": 30481,
+        "apparent_power": 32170,
+        "current": 13753,
     }
 
 
@@ -196,14 +214,14 @@ def frame(params: object, src: str = "shellypmmini-8cbfeaa0b1c2") -> bytes:
 
 def test_who_may_send() -> None:
     datagram = frame({"switch:0": {"apower": 1}, "switch:1": {"apower": 2}}, "dev")
-    only_one = Gate(Allowed(["127.0.0.0/8"], ["*/switch:0"]), ring_of([]))
+    only_one = Gate(Allowed(LOOPBACK, ["*/switch:0"]), ring_of([]))
     decoded = DECODE(in_a_row(datagram, 4096), ARRIVAL, only_one)
     assert meters_of(decoded, {"dev/switch:0"}) == {"dev/switch:0": {"power": 10}}
     assert decoded.tally.refused == {Reason.NOT_ALLOWED: 1}
     nobody = Gate(Allowed([]), ring_of([]))
     decoded = DECODE(in_a_row(datagram, 4096), ARRIVAL, nobody)
     assert decoded.tally.refused == {Reason.NOT_ALLOWED: 2}
-    with_a_key = Gate(Allowed(), ring_of([(to_octets("dev/switch:1"), 1, None, bytes(16))]))
+    with_a_key = Gate(Allowed(LOOPBACK), ring_of([(to_octets("dev/switch:1"), 1, None, bytes(16))]))
     decoded = DECODE(in_a_row(datagram, 4096), ARRIVAL, with_a_key)
     assert decoded.tally.accepted == 1
     assert decoded.tally.refused == {Reason.UNSIGNED: 1}
@@ -250,12 +268,12 @@ def test_any_octets_are_counted_once(datagram: bytes) -> None:
     assert counted(DECODE(in_a_row(datagram, 4096), ARRIVAL, OPEN)) == 1
 
 
-numbers = (
-    st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**7))
-    .filter(lambda number: abs(number) < 10**16)
-    .map(str)
-    | st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,20})?", fullmatch=True)
-    | st.sampled_from(["null", "true", '"5"', "{}", "[]", "0", "-0.0"])
+numbers = st.one_of(
+    st.integers(-(10**9), 10**9).map(lambda number: str(Decimal(number).scaleb(-3))),
+    st.tuples(st.integers(), st.integers(0), st.integers(-(10**19), 10**19)).map(
+        lambda parts: "{}.{}e{}".format(*parts)
+    ),
+    st.sampled_from(["null", "true", '"5"', "{}", "[]", "0", "-0.0", "1" * 400]),
 )
 kinds = st.sampled_from([*shelly_status.KINDS, "sys", "input", "bthomesensor", ""])
 fields = st.sampled_from(
@@ -300,14 +318,20 @@ loads = st.decimals(0, 10**9, allow_nan=False, places=3)
 
 
 @given(st.sampled_from(sorted(shelly_status.LOAD.items())), loads)
-def test_what_a_load_says_is_kept_exactly_rounded_once(item: tuple[str, str], value: Decimal) -> None:
+def test_what_a_load_says_is_kept_exactly_rounded_once(
+    item: tuple[str, str], value: Decimal
+) -> None:
     field, name = item
     value = value if name != "power_factor" else value / 10**9
     said = {"total": float(value)} if field.endswith("aenergy") else float(value)
     written = json.dumps(said)
-    datagram = frame({}).replace(b'"params":{}', f'"params":{{"pm1:0":{{"{field}":{written}}}}}'.encode())
+    datagram = frame({}).replace(
+        b'"params":{}', f'"params":{{"pm1:0":{{"{field}":{written}}}}}'.encode()
+    )
     decoded = DECODE(in_a_row(datagram, 4096), ARRIVAL, OPEN)
-    number = Decimal(json.loads(written, parse_float=str)["total"] if isinstance(said, dict) else written)
+    number = Decimal(
+        json.loads(written, parse_float=str)["total"] if isinstance(said, dict) else written
+    )
     register = BY_NAME[name]
     if number <= register.value(register.maximum):
         assert decoded.readings.value.tolist() == [register.raw(number)]
@@ -340,7 +364,9 @@ def test_what_a_load_drew_is_the_sum_less_what_it_returned(one: Decimal, other: 
     ],
 )
 def test_the_instant(stated: str, time: int, status: int) -> None:
-    text = f'{{"src":"a","method":"NotifyStatus","params":{{"ts":{stated},"pm1:0":{{"apower":1}}}}}}'
+    text = (
+        f'{{"src":"a","method":"NotifyStatus","params":{{"ts":{stated},"pm1:0":{{"apower":1}}}}}}'
+    )
     (message,) = shelly.decode_one(text.encode(), ARRIVAL)
     assert (message.time_ms, message.status) == (time, status)
 
@@ -406,13 +432,12 @@ def test_the_tables_of_fields(heading: str, fields: dict[str, str]) -> None:
 
 def test_the_components_and_their_meters() -> None:
     told = {
-        component: (quoted(meter)[0].split(":")[0].split("/")[-1], "sum" in sums)
+        component: (quoted(meter)[0].split("/")[1].split(":")[0] or component, "sum" in sums)
         for components, meter, sums in table("component")
         for component in (name.split(":")[0] for name in quoted(components))
     }
-    assert {
-        name: (name if meter == "N" else meter, sums) for name, (meter, sums) in told.items()
-    } == {name: (kind.meter, kind.sums) for name, kind in shelly_status.KINDS.items()}
+    own = {name: (kind.meter, kind.sums) for name, kind in shelly_status.KINDS.items()}
+    assert told == own
 
 
 def test_what_else_the_document_says() -> None:
