@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
@@ -234,6 +236,20 @@ def test_a_wrong_component_does_not_take_the_others_with_it() -> None:
     assert decoded.tally.refused == {Reason.VALUE: 1}
 
 
+def test_a_component_without_a_reading_is_not_counted_beside_one_with() -> None:
+    datagram = frame({"switch:0": {"output": True}, "switch:1": {"apower": 2}}, "dev")
+    decoded = DECODE(in_a_row(datagram, 4096), ARRIVAL, OPEN)
+    assert meters_of(decoded, {"dev/switch:1"}) == {"dev/switch:1": {"power": 20}}
+    assert not decoded.tally.refused
+
+
+@pytest.mark.parametrize("connected", "abc")
+def test_the_frequency_is_that_of_a_phase_that_is_connected(connected: str) -> None:
+    said = {f"{phase}_freq": 50.0 if phase == connected else 0.0 for phase in "abc"}
+    decoded = DECODE(in_a_row(frame({"em:0": said}, "dev"), 4096), ARRIVAL, OPEN)
+    assert meters_of(decoded, {"dev/em:0"}) == {"dev/em:0": {"frequency": 50000}}
+
+
 # What may come.
 
 
@@ -314,6 +330,27 @@ def test_any_status_is_counted_once_a_meter(status: tuple[bytes, int]) -> None:
     assert {*decoded.tally.refused} <= {Reason(reason) for reason in REASONS}
 
 
+def test_what_a_datagram_costs_is_bounded() -> None:
+    """The most meters that fit in, and the longest numbers."""
+    each = b",".join(b'"pm1:%d":{"pf":1}' % number for number in range(1000))
+    most = b'{"src":"a","method":"NotifyStatus","params":{' + each
+    most = most[: most.rindex(b",", 0, shelly.LONGEST - 2)] + b"}}"
+    digits = b'{"src":"a","method":"NotifyStatus","params":{"pm1:0":{"pf":0.%s}}}' % (b"9" * 4000)
+    for datagram in (most, digits):
+        datagrams = in_a_row(datagram, 4096)
+        tracemalloc.start()
+        counted(DECODE(datagrams, ARRIVAL, OPEN))
+        octets = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert octets < 512 * 1024
+        took = []
+        for _ in range(5):
+            began = time.thread_time()
+            assert counted(DECODE(datagrams, ARRIVAL, OPEN)) == datagram.count(b"pm1:")
+            took.append(time.thread_time() - began)
+        assert min(took) < 0.01
+
+
 loads = st.decimals(0, 10**9, allow_nan=False, places=3)
 
 
@@ -360,7 +397,10 @@ def test_what_a_load_drew_is_the_sum_less_what_it_returned(one: Decimal, other: 
         ("1783008480.251", ARRIVAL, Status.ARRIVAL_TIME),
         ("946684800", 946684800000, 0),
         ("946684799.99", ARRIVAL, Status.ARRIVAL_TIME),
-        *((text, ARRIVAL, Status.ARRIVAL_TIME) for text in ("1.61", "0", "-1", "null", "1e99999")),
+        *(
+            (text, ARRIVAL, Status.ARRIVAL_TIME)
+            for text in ("1.61", "0", "-1", "null", "1e999999999")
+        ),
     ],
 )
 def test_the_instant(stated: str, time: int, status: int) -> None:
