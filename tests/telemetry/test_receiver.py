@@ -36,6 +36,7 @@ NOBODY_S = KeyRing.empty()
 RING = ring_of(KEYS, MASTER)
 KITCHEN = b"kitchen".ljust(16, b"\0")
 JSON = b'{"meter":"kitchen","registers":{"energy_import":%d}}'
+SHELLY = b'{"src":"plug","method":"NotifyStatus","params":{"pm1:0":{"aenergy":{"total":5}}}}'
 
 
 def no_keys() -> KeyRing:
@@ -213,9 +214,11 @@ def test_what_is_longer_than_any_datagram_of_the_format_is_oversized(
     listen: Open, portable: bool, name: str
 ) -> None:
     listener, sink = listen(name, portable=portable), Kept()
-    start = b"{" if name == "json" else b"\xf5"
+    start = {"json": b"{", "shelly": b'{"src"'}.get(name, b"\xf5")
+    longest = FORMATS[name].longest
+    room = longest + 1 + -(longest + 1) % 64
     with sender_to(listener) as sock, receiving(sink, listener):
-        for length in (1233, 1279, 1280, 1281, 9000, 65507):
+        for length in (longest + 1, max(longest + 1, room - 1), room, room + 1, 9000, 65507):
             sock.send(start.ljust(length, b" "))
         wait_until(lambda: listener.received == 6)
     assert listener.tally.refused == {Reason.OVERSIZED: 6}
@@ -526,7 +529,7 @@ def test_unsigned_datagrams_come_from_allowed_networks_only(
     home = listen(name, portable=portable)
     away = listen(name, portable=portable, allowed=Allowed(["10.0.0.0/8", "::/0"]))
     sink = Kept()
-    datagram = JSON % 5 if name == "json" else one(5)
+    datagram = {"json": JSON % 5, "shelly": SHELLY}.get(name, one(5))
     with sender_to(home) as to_home, sender_to(away) as to_away, receiving(sink, home, away):
         for sock in (to_home, to_away):
             sock.send(datagram)
