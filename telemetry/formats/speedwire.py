@@ -82,7 +82,7 @@ def walk(datagram: bytes) -> Telegram:
     for at, length, tag in _tags(datagram):
         read.append((at - 4, at))
         if tag == _BODY and body is None:
-            if length < 2:
+            if length < 2 or at + 2 > len(datagram):
                 raise RejectedError(Reason.MALFORMED)
             protocol = int.from_bytes(datagram[at : at + 2])
             if protocol not in _METER_PROTOCOLS:

@@ -14,7 +14,7 @@ _WRAP = 1 << 32
 # again.
 LATE = 10_000
 # A time further behind the arrival is given up: the device started again, or our clock was set.
-MOST_LAG = 10_000
+MOST_LAG = 30_000
 # Of how many datagrams of a meter, which are not older than LATE, it is known that they came.
 RECENT = 64
 # Of how many meters the state is kept at least, of twice as many at most. One that is forgotten
@@ -64,7 +64,7 @@ class Clock:
         runs = _runs(tickers[0] if state is None else state.newest, tickers)
         times: list[int | None] = []
         for run, latest in zip(runs, _latest(runs, arrival), strict=True):
-            state = _followed(state, run, latest)
+            state = _followed(state, run, latest, most_lag=MOST_LAG if run is runs[-1] else None)
             times += [
                 _time(state, ticker, content, latest)
                 for ticker, content in zip(run, contents[len(times) :], strict=False)
@@ -113,11 +113,12 @@ def _latest(runs: list[list[int]], arrival: int) -> list[int]:
     return latest[::-1]
 
 
-def _followed(state: _Meter | None, run: list[int], latest: int) -> _Meter:
+def _followed(state: _Meter | None, run: list[int], latest: int, most_lag: int | None) -> _Meter:
     """The state after datagrams that arrived together, and were sent at ``latest`` or before.
 
     Nothing is sent after it arrives; so the offset is the least that was seen, and grows so slowly
-    that a clock that drifts is followed.
+    that a clock that drifts is followed. What lags by more than ``most_lag``, if that says
+    anything, is not followed.
     """
     newest = max(run)
     bound = (latest - newest) * _MICRO
@@ -126,7 +127,8 @@ def _followed(state: _Meter | None, run: list[int], latest: int) -> _Meter:
     passed = newest - state.newest
     if passed > 0:
         lag = bound - state.offset
-        state.offset = bound if lag > MOST_LAG * _MICRO else min(bound, state.offset + passed)
+        given_up = most_lag is not None and lag > most_lag * _MICRO
+        state.offset = bound if given_up else min(bound, state.offset + passed)
         state.newest, state.arrived = newest, latest
     return state
 
@@ -142,7 +144,6 @@ def _time(state: _Meter, ticker: int, content: int, latest: int) -> int | None:
     time = min(time, min(after) - 1) if after else max(time, state.last + 1)
     state.last = max(state.last, time)
     recent[ticker] = time, content
-    oldest = min(recent)
-    if oldest < state.newest - LATE or len(recent) > RECENT:
-        del recent[oldest]
+    while len(recent) > RECENT or min(recent) < max(recent) - LATE:
+        del recent[min(recent)]
     return time
