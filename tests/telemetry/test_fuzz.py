@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams
 from telemetry.formats import FORMATS, native
 from telemetry.formats.options import Options
 from telemetry.rejects import Reason
 from telemetry.security import seal
-from tests.telemetry.rings import KEYS, vector_gate
+from tests.telemetry.rings import KEYS, MASTER, ring_of
 from tests.telemetry.test_speedwire import GOOD, SPEEDWIRE_REASONS, octets_of
 from tests.telemetry.test_wire_format import JSON_REASONS, NATIVE_REASONS
 
@@ -34,7 +35,9 @@ PARTS = 10 if LONG else 2  # so that several workers share them
 MOST_SECONDS = 0.001
 MOST_OCTETS = 65_536
 ARRIVAL = 1_795_428_900_000
-GATE = vector_gate()
+# The vectors' keys, and one of a meter that sends another format.
+OTHER_KEY = (b"349-1".ljust(16, b"\0"), 1, None, bytes(16))
+GATE = Gate(Allowed(LOOPBACK), ring_of([*KEYS, OTHER_KEY], MASTER))
 CIPHERS = {(octets, key_id): GATE.ring.cipher(row) for row, (octets, key_id, *_) in enumerate(KEYS)}
 OWNERS = [b"kitchen".ljust(16, b"\0"), *sorted({octets for octets, *_ in KEYS})]
 STRANGER = AESGCM(bytes(16))

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import time
+import tomllib
 from collections import Counter
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
@@ -16,10 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.config_listeners import Listener
 from telemetry import meter_id
 from telemetry.admission import Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded, halves_of
 from telemetry.formats import FORMATS, speedwire, speedwire_layouts
+from telemetry.formats import speedwire_clock as clock
 from telemetry.formats.options import Options
 from telemetry.formats.speedwire import AVERAGE, COUNTER, NO_VALUE, REGISTERS
 from telemetry.keys import KeyRing
@@ -349,8 +352,8 @@ def test_the_table_of_registers_is_the_code_s() -> None:
                 index, type_ = entry.strip("`").split(".")
                 said[0, int(index), int(type_), 0] = BY_NAME[name.strip("`")].code
     assert said == REGISTERS
-    for (_, index, type_, _), code in REGISTERS.items():
-        ending = {AVERAGE: 7, COUNTER: 8}[type_]
+    for (_, index, size, _), code in REGISTERS.items():
+        ending = {AVERAGE: 7, COUNTER: 8}[size]
         assert BY_CODE[code].obis == f"1-0:{index}.{ending}.0"
 
 
@@ -371,6 +374,25 @@ def test_the_numbers_of_the_document_are_the_code_s() -> None:
     assert FORMATS["speedwire"].group == speedwire.GROUP
     assert f"{speedwire.LONGEST:,} octets" in SECTION
     assert FORMATS["speedwire"].longest == speedwire.LONGEST
+
+
+def test_the_times_of_the_document_are_the_code_s() -> None:
+    text = " ".join(SECTION.split())
+    assert f"more than {clock.MOST_LAG // 1000} s before the arrival is given up" in text
+    assert f"late, by up to {clock.LATE // 1000} s of the ticker" in text
+    assert f"goes back by more than {clock.LATE // 1000} s" in text
+    assert f"after a pause of {clock.LATE // 1000} s" in text
+    assert f"those of the last {clock.LATE // 1000} s, {clock.RECENT} at most" in text
+    assert f"remembered of the {clock.MOST_METERS:,} meters" in text
+
+
+def test_the_configuration_of_the_document() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", SECTION, re.DOTALL)
+    (said,) = tomllib.loads(block)["listeners"]
+    listener = Listener(**said)
+    assert [said for _, good, said in listener.complaints("listeners.0") if not good] == []
+    assert listener.group == speedwire.GROUP
+    assert listener.port == speedwire.PORT
 
 
 SPEEDWIRE_REASONS = [row[0].strip("`") for row in table("reason")]
