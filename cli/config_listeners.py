@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from cli.config_addresses import LOOPBACK
-from telemetry import admission
+from telemetry import admission, multicast
 from telemetry.formats import FORMATS
 from telemetry.formats.options import Options
 
@@ -20,6 +20,13 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: str = "auto"
     networks: tuple[str, ...] = admission.LOOPBACK
     meters: tuple[str, ...] = admission.EVERY_METER
+    interfaces: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str | None:
+        """The multicast group that it takes datagrams of; None: of none."""
+        known = FORMATS.get(self.format)
+        return known.group if known and self.address in multicast.WILDCARDS else None
 
     def options(self, time_zone: str) -> Options:
         """What its decoder is told; ``time_zone`` is of devices that tell no offset."""
@@ -33,6 +40,16 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         yield f"{key}.address", self.address != "", "must not be empty"
         yield f"{key}.networks", not (wrong := _no_network(self.networks)), wrong
         yield f"{key}.meters", "" not in self.meters, "must not be empty"
+        yield f"{key}.interfaces", not (wrong := self._no_group()), wrong
+
+    def _no_group(self) -> str:
+        """Why nothing can be joined on interfaces that are given, or nothing."""
+        groups = " or ".join(f'"{name}"' for name, known in FORMATS.items() if known.group)
+        if not self.interfaces or self.group:
+            return ""
+        return (
+            f'they are for format = {groups} and address = "0.0.0.0" or "::", which get multicast'
+        )
 
 
 def _no_network(networks: tuple[str, ...]) -> str:

@@ -127,13 +127,18 @@ class Listener:
         )
 
 
-def bind(address: str, port: int) -> socket.socket:
-    """A UDP socket bound to the address, with a large buffer; OSError when it cannot be had."""
+def bind(address: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A UDP socket bound to the address, with a large buffer; OSError when it cannot be had.
+
+    ``shared``: other programs that ask for the same may have the port, too. All get multicast.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         # Only of a new one: asking again without privileges could make a handed-over one smaller.
         ask_for_buffer(sock, ASKED_BUFFER)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
     except BaseException:
         sock.close()

@@ -9,7 +9,7 @@ import numpy as np
 
 from telemetry.admission import Gate
 from telemetry.datagrams import Datagrams, Decoded, Tally
-from telemetry.formats import json_text, native, native_bulk, shelly
+from telemetry.formats import json_text, native, native_bulk, shelly, speedwire, speedwire_bulk
 from telemetry.formats.options import Options
 from telemetry.readings import Int64s
 from telemetry.rejects import Reason
@@ -25,13 +25,14 @@ class Format:
     datagrams, when they arrived (ms, UTC), and the listener's gate.
 
     ``starts`` are the first octets by which an ``auto`` listener knows it; the longest that fits
-    decides between formats.
+    decides between formats. ``group`` is the multicast address that its devices send to.
     """
 
     name: str
     decoder: Callable[[Options], Decode]
     longest: int
     starts: tuple[bytes, ...]
+    group: str | None = None
 
 
 def _always(decode: Decode) -> Callable[[Options], Decode]:
@@ -43,6 +44,13 @@ _OWN = (
     Format("native", _always(native_bulk.decode), native.LONGEST, (bytes([native.MAGIC]),)),
     Format("json", _always(json_text.decode), native.LONGEST, (b"{", b" ", b"\t", b"\r", b"\n")),
     Format("shelly", _always(shelly.decode), shelly.LONGEST, shelly.STARTS),
+    Format(
+        "speedwire",
+        lambda _: speedwire_bulk.decoder(),
+        speedwire.LONGEST,
+        (speedwire.MAGIC,),
+        speedwire.GROUP,
+    ),
 )
 _AUTO_LONGEST = 2047  # rows of more room would hold fewer datagrams a call
 

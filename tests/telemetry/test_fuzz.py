@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import random
+import struct
 import time
 import tracemalloc
 from collections import Counter
@@ -18,13 +19,15 @@ from collections.abc import Callable, Iterator
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams
 from telemetry.formats import FORMATS, native, shelly_status
 from telemetry.formats.options import Options
 from telemetry.rejects import Reason
 from telemetry.security import seal
-from tests.telemetry.rings import KEYS, vector_gate
+from tests.telemetry.rings import KEYS, MASTER, ring_of
 from tests.telemetry.test_shelly import REASONS as SHELLY_REASONS
+from tests.telemetry.test_speedwire import GOOD, SPEEDWIRE_REASONS, octets_of
 from tests.telemetry.test_wire_format import JSON_REASONS, NATIVE_REASONS
 
 LONG = bool(os.environ.get("WATTBUS_LONG"))
@@ -33,7 +36,9 @@ PARTS = 10 if LONG else 2  # so that several workers share them
 MOST_SECONDS = 0.001
 MOST_OCTETS = 65_536
 ARRIVAL = 1_795_428_900_000
-GATE = vector_gate()
+# The vectors' keys, and one of a meter that sends another format.
+OTHER_KEY = (b"349-1".ljust(16, b"\0"), 1, None, bytes(16))
+GATE = Gate(Allowed(LOOPBACK), ring_of([*KEYS, OTHER_KEY], MASTER))
 CIPHERS = {(octets, key_id): GATE.ring.cipher(row) for row, (octets, key_id, *_) in enumerate(KEYS)}
 OWNERS = [b"kitchen".ljust(16, b"\0"), *sorted({octets for octets, *_ in KEYS})]
 STRANGER = AESGCM(bytes(16))
@@ -179,6 +184,32 @@ def of_shelly(rng: random.Random) -> bytes:
     return bytes(datagram)
 
 
+SPEEDWIRE = [octets_of(vector) for vector in GOOD]
+
+
+def of_speedwire(rng: random.Random) -> bytes:
+    datagram = bytearray(rng.choice(SPEEDWIRE))
+    head = datagram.find(b"\x60\x69") + 2
+    # One of the meters has a key; what came already, values that nobody has, other protocols.
+    numbers = (rng.choice((349, 372)), rng.randrange(5), rng.getrandbits(32))
+    if rng.random() < 0.8 and head > 1:
+        datagram[head : head + 10] = struct.pack(">HII", *numbers)
+    if rng.random() < 0.1:
+        datagram[head - 2 : head] = rng.choice((b"\x60\x65", b"\x60\x75", b"\x60\x81"))
+    if rng.random() < 0.2:
+        at = datagram.find(b"\x00\x0d\x04\x00")
+        datagram[at + 4 : at + 8] = rng.choice((b"\0\0\x0f\xff", b"\xff" * 4, bytes(4)))
+    if rng.random() < 0.02:
+        datagram += bytes(rng.choice((500, 700)))
+    if rng.random() < 0.1:  # no entries but the first
+        del datagram[head + 18 : -4]
+        datagram[12:14] = struct.pack(">H", max(len(datagram) - 20, 0))
+        datagram[head + 14 : head + 18] = rng.choice((b"\xff" * 4, bytes(4)))
+    if rng.random() < 0.4:
+        mutate(rng, datagram)
+    return bytes(datagram)
+
+
 # Formats whose datagrams carry messages of several meters, each of which is counted.
 SEVERAL = {"shelly"}
 
@@ -203,6 +234,7 @@ def without_collection() -> Iterator[None]:
         ("json", of_json, set(JSON_REASONS)),
         # No key is of a meter with a name like these.
         ("shelly", of_shelly, set(SHELLY_REASONS) - {"unsigned"}),
+        ("speedwire", of_speedwire, set(SPEEDWIRE_REASONS)),
         ("auto", of_native, set(NATIVE_REASONS) | set(JSON_REASONS)),
     ],
 )

@@ -36,7 +36,14 @@ NOBODY_S = KeyRing.empty()
 RING = ring_of(KEYS, MASTER)
 KITCHEN = b"kitchen".ljust(16, b"\0")
 JSON = b'{"meter":"kitchen","registers":{"energy_import":%d}}'
-SHELLY = b'{"src":"plug","method":"NotifyStatus","params":{"pm1:0":{"aenergy":{"total":5}}}}'
+# An unsigned datagram of 5 Wh in each format that is not native.
+OTHERS = {
+    "json": JSON % 5,
+    "shelly": b'{"src":"plug","method":"NotifyStatus","params":{"pm1:0":{"aenergy":{"total":5}}}}',
+    "speedwire": bytes.fromhex(
+        "534d4100 00180010 6069 015d 71557e2a 00000001 00010800 0000000000004650 00000000"
+    ),
+}
 
 
 def no_keys() -> KeyRing:
@@ -529,7 +536,7 @@ def test_unsigned_datagrams_come_from_allowed_networks_only(
     home = listen(name, portable=portable)
     away = listen(name, portable=portable, allowed=Allowed(["10.0.0.0/8", "::/0"]))
     sink = Kept()
-    datagram = {"json": JSON % 5, "shelly": SHELLY}.get(name, one(5))
+    datagram = OTHERS.get(name, one(5))
     with sender_to(home) as to_home, sender_to(away) as to_away, receiving(sink, home, away):
         for sock in (to_home, to_away):
             sock.send(datagram)
