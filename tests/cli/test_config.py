@@ -102,6 +102,7 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
             "listeners",
             (Listener("::", 0, "json"),),
         ),
+        ("[[listeners]]\ninterval_s=3600", "listeners", (Listener(interval_s=3600),)),
         ('[query]\naddress = "::1"', "query", BusAddress("::1")),
         ("[live]\nport = 65535", "live", BusAddress(port=65535)),
         ("query = {curve = true}", "query", BusAddress(curve=True)),
@@ -242,6 +243,18 @@ WRONG = [
     ('[[listeners]]\nnetworks = ""', "FILE:2: listeners.0.networks: expected `array`, got `str`"),
     ('[[listeners]]\n\nmeters = [""]', "FILE:3: listeners.0.meters: must not be empty"),
     ("[[listeners]]\nmeters = [5]", "FILE:2: listeners.0.meters.0: expected `str`, got `int`"),
+    (
+        "[[listeners]]\ninterval_s = -1",
+        "FILE:2: listeners.0.interval_s: 0 (everything is kept) to 3600 seconds",
+    ),
+    (
+        "[[listeners]]\n\ninterval_s = 3601",
+        "FILE:3: listeners.0.interval_s: 0 (everything is kept) to 3600 seconds",
+    ),
+    (
+        "[[listeners]]\ninterval_s = 0.5",
+        "FILE:2: listeners.0.interval_s: expected `int`, got `float`",
+    ),
     ('[http]\naddress = ""', "FILE:2: http.address: must not be empty"),
     (
         '[[listeners]]\nport=1\n\n[[listeners]]\naddress="::"\nport=70000',

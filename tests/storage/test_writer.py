@@ -29,6 +29,7 @@ from storage.limit_watch import LimitAlert
 from storage.queries import Reader
 from storage.writer import Writer
 from telemetry import meter_id
+from telemetry.datagrams import Envelopes, Mark
 from telemetry.readings import Readings
 from telemetry.registers import BY_CODE, ENERGY_IMPORT
 from tests.storage.conftest import MakeDatabase, only_sqlite
@@ -190,6 +191,35 @@ def running(make_running: Callable[..., Running]) -> Running:
 
 
 # What is committed
+
+
+def test_datagrams_of_which_nothing_is_stored_are_counted(running: Running) -> None:
+    """As a thinned listener hands them over: alone, beside others, and the held reading later."""
+    running.send(readings([("a", NOW, 0)]))
+    commits = running.ask(handover.STATUS)["commits"]
+    none, held = readings([]), readings([("a", NOW + 9, 7)])
+    key = meter_id.halves(meter_id.to_octets("a"))
+    empty = Envelopes(
+        *(np.full(3, half, np.uint64) for half in key),
+        np.full(3, 1, np.uint32),
+        np.zeros(3, np.uint32),
+        np.zeros(3, np.uint16),
+        np.zeros(3, np.uint8),
+    )
+    running.receiver.put(empty, none)
+    deadline = time.monotonic() + 10
+    while running.ask(handover.STATUS)["commits"] == commits:
+        running.receiver.tick()
+        assert time.monotonic() < deadline
+    uncounted = Envelopes.unnumbered(held, np.arange(1), Mark.UNCOUNTED)
+    running.receiver.put(*[Envelopes.concatenate([empty, uncounted, empty]), held])
+    running.deliver()
+    running.restart()
+    assert running.stored("a") == [(NOW, 0), (NOW + 9, 7)]
+    assert running.published.values == [0, 7]
+    totals = running.ask(handover.LOSS, b'{"number":null,"most":9,"skip":0}')["totals"]
+    assert (totals["received"], totals["unique"], totals["late"]) == (10, 10, totals["late"])
+    running.receiver.close()
 
 
 def test_visible_within_200_ms(running: Running) -> None:
