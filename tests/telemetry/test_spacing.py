@@ -375,3 +375,9 @@ def test_meters_and_registers_are_told_apart() -> None:
     envelopes, readings = spacing.thin(*part(second), 0)
     assert (len(envelopes), len(readings), envelopes.count.tolist()) == (3, 0, [0, 0, 0])
     assert len(released(spacing.rest())) == 6
+
+
+def test_a_late_reading_of_another_epoch_is_stored() -> None:
+    late = replace(at(range(9))[4], epoch=1)
+    assert late in thinned([*at(range(4)), *at(range(9))[5:], late])
+    assert replace(late, epoch=0) not in thinned([*at(range(4)), *at(range(9))[5:], late])
