@@ -20,11 +20,13 @@ from benchmarks import (
     kill,
     repeats,
     safe,
+    senders,
     store,
 )
 
 SUITES = {
     "ingest": ingest,
+    "senders": senders,
     "safe": safe,
     "forged": forged,
     "ask": ask,

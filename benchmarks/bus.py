@@ -61,7 +61,7 @@ class Guarded(ExitStack):
     """A collector that wants keys, with ``METERS`` meters, each of another value."""
 
     def __enter__(self) -> Guarded:
-        self.collector = self.enter_context(Collector(curve=True))
+        self.collector = self.enter_context(Collector(config="[query]\ncurve = true\n"))
         self.key = self.collector.data / "honest.wattbus-key"
         data = self.collector.data
         pair = bus_keys.add(data, "honest", Role.ADMIN)

@@ -35,11 +35,11 @@ class Collector:
         data: Path | None = None,
         program: tuple[str, ...] = ("cli", "serve"),
         *,
-        curve: bool = False,
+        config: str = "",
     ) -> None:
         """``data``: a directory that is there already, and stays; ``program``: another module.
 
-        ``curve``: clients need keys.
+        ``config``: TOML; the first listener gets the port ``udp``.
         """
         self._keep = data is not None
         self.data = data or Path(tempfile.mkdtemp(prefix="wattbus-bench-"))
@@ -49,10 +49,10 @@ class Collector:
         flags = [f"--{name}-port={port}" for name, port in ports.items()]
         flags += [f"--udp-port={self.udp[1]}"]
         self.flags = [f"--data={self.data}", "--time-zone=UTC"]  # of its parts, wherever they are
-        if curve:
-            config = self.data / "wattbus.toml"
-            config.write_text("[query]\ncurve = true\n", "utf-8")
-            self.flags += [f"--config={config}"]
+        if config:
+            path = self.data / "wattbus.toml"
+            path.write_text(config, "utf-8")
+            self.flags += [f"--config={path}"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", *program, *flags, *self.flags],
             stdout=subprocess.PIPE,

@@ -126,6 +126,7 @@ port = 5001
 format = "auto"                   # auto, native or json
 networks = ["127.0.0.0/8", "::1/128"] # whose unsigned datagrams are taken
 meters = ["*"]                    # and of which meters
+interval_s = 0                    # 60: one reading a minute of senders that send each second
 
 [query]
 port = 5002

@@ -11,6 +11,8 @@ from telemetry import admission, multicast
 from telemetry.formats import FORMATS
 from telemetry.formats.options import Options
 
+_LONGEST_INTERVAL = 3600
+
 
 class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A UDP socket of the receiver, bound to one format; whose unsigned datagrams it takes."""
@@ -20,6 +22,7 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: str = "auto"
     networks: tuple[str, ...] = admission.LOOPBACK
     meters: tuple[str, ...] = admission.EVERY_METER
+    interval_s: int = 0
     interfaces: tuple[str, ...] = ()
 
     @property
@@ -39,6 +42,8 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         yield f"{key}.port", 0 <= self.port <= 65535, "a port is 0 to 65535"
         yield f"{key}.address", self.address != "", "must not be empty"
         yield f"{key}.networks", not (wrong := _no_network(self.networks)), wrong
+        interval = f"0 (everything is kept) to {_LONGEST_INTERVAL} seconds"
+        yield f"{key}.interval_s", 0 <= self.interval_s <= _LONGEST_INTERVAL, interval
         yield f"{key}.meters", "" not in self.meters, "must not be empty"
         yield f"{key}.interfaces", not (wrong := self._no_group()), wrong
 

@@ -128,11 +128,11 @@ class Ledger:
         then it counts, and only that verdict's ``stored`` is to be heeded. What was acknowledged
         is never left out then, since who follows the rules sends nothing that is far ahead of it.
         """
-        imported = (envelopes.marks & Mark.IMPORTED) != 0
-        if imported.any():
-            own = np.flatnonzero(~imported)
+        uncounted = (envelopes.marks & Mark.UNCOUNTED) != 0
+        if uncounted.any():
+            own = np.flatnonzero(~uncounted)
             judged = self.judge(connection, meter[own], envelopes.take(own), newest_ms[own], now_ms)
-            return judged.among(own, len(imported))
+            return judged.among(own, len(uncounted))
         if not len(meter):
             return Judged(np.empty(0, np.bool_), np.empty(0, ACK), np.empty(0, np.int64))
         place = meter

@@ -1,1 +1,1 @@
-"""Datagrams of senders of other makes, as ``benchmarks senders`` sends them."""
+"""Datagrams as devices and programs send them, a module a format: ``made(meter, turn)``."""

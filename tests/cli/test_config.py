@@ -107,6 +107,7 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
             "listeners",
             (Listener("::", format="speedwire", interfaces=("eth0", "10.0.0.1")),),
         ),
+        ("[[listeners]]\ninterval_s=3600", "listeners", (Listener(interval_s=3600),)),
         ('[query]\naddress = "::1"', "query", BusAddress("::1")),
         ("[live]\nport = 65535", "live", BusAddress(port=65535)),
         ("query = {curve = true}", "query", BusAddress(curve=True)),
@@ -254,6 +255,18 @@ WRONG = [
             'address = "0.0.0.0" or "::", which get multicast',
         )
         for where in ('format = "speedwire"', 'address = "0.0.0.0"', 'format = "auto"')
+    ),
+    (
+        "[[listeners]]\ninterval_s = -1",
+        "FILE:2: listeners.0.interval_s: 0 (everything is kept) to 3600 seconds",
+    ),
+    (
+        "[[listeners]]\n\ninterval_s = 3601",
+        "FILE:3: listeners.0.interval_s: 0 (everything is kept) to 3600 seconds",
+    ),
+    (
+        "[[listeners]]\ninterval_s = 0.5",
+        "FILE:2: listeners.0.interval_s: expected `int`, got `float`",
     ),
     ('[http]\naddress = ""', "FILE:2: http.address: must not be empty"),
     (

@@ -131,10 +131,13 @@ def listen() -> Iterator[Open]:
             portable: bool = False,
             address: str = "127.0.0.1",
             allowed: Allowed | None = None,
+            interval_ms: int = 0,
         ) -> Listener:
             sock = stack.enter_context(bind(address, 0))
             allowed = allowed or Allowed(LOOPBACK)
-            return Listener(sock, FORMATS[format_], allowed, portable=portable)
+            return Listener(
+                sock, FORMATS[format_], allowed, portable=portable, interval_ms=interval_ms
+            )
 
         yield open_
 
@@ -148,7 +151,10 @@ def sender_to(listener: Listener) -> Iterator[socket.socket]:
 
 @contextmanager
 def receiving(
-    sink: Kept, *listeners: Listener, keys: Callable[[], KeyRing] = no_keys
+    sink: Kept,
+    *listeners: Listener,
+    keys: Callable[[], KeyRing] = no_keys,
+    clock: Callable[[], float] = lambda: NOW / 1000,
 ) -> Iterator[None]:
     """``receive`` in a thread of its own; it is stopped, and must stop, at the end."""
     stop = threading.Event()
@@ -156,7 +162,7 @@ def receiving(
 
     def run() -> None:
         try:
-            receive(list(listeners), sink, stop, keys, lambda: NOW / 1000)
+            receive(list(listeners), sink, stop, keys, clock)
         except BaseException as error:
             failed.append(error)
             raise
@@ -685,3 +691,63 @@ def test_drops_while_the_sink_is_full_are_told_from_others(
     counts, _, _ = summed(sink)
     assert counts == {"accepted": 2000 - both, "back_pressure": both - before}
     assert sink.counted[-1].listeners[-1].drops == both
+
+
+# Thinned
+
+
+def second(value: int) -> bytes:
+    """A datagram of second ``value`` of the meter's own clock."""
+    return b'{"meter":"kitchen","time":%d,"registers":{"energy_import":%d}}' % (
+        NOW // 1000 + value,
+        value,
+    )
+
+
+def test_a_thinned_listener_counts_every_datagram_and_keeps_the_last_reading(listen: Open) -> None:
+    listener, sink = listen("json", interval_ms=60_000), Kept()
+    other = listen("json")
+    with sender_to(listener) as sock, sender_to(other) as plain, receiving(sink, listener, other):
+        for number in range(90):
+            sock.send(second(number))
+        wait_until(lambda: sum(map(len, sink.envelopes)) == 90)
+        assert sink.values == [0, 60]
+        plain.send(second(91))
+        plain.send(second(92))
+        wait_until(lambda: sink.values == [0, 60, 91, 92])
+    # NOW is a whole minute. Stopped, it gives up what it held back.
+    assert sink.values == [0, 60, 91, 92, 89]
+    marks = np.concatenate([part.marks for part in sink.envelopes])
+    assert len(marks) == 90 + 2 + 1
+    assert np.flatnonzero(marks & Mark.UNCOUNTED).tolist() == [92]
+
+
+def test_what_is_held_back_leaves_when_its_sender_falls_silent(listen: Open) -> None:
+    listener, sink = listen("json", interval_ms=60_000), Kept()
+    now = [NOW / 1000]
+    with sender_to(listener) as sock, receiving(sink, listener, clock=lambda: now[0]):
+        for number in range(3):
+            sock.send(second(number))
+        wait_until(lambda: sum(map(len, sink.envelopes)) == 3)
+        now[0] += 119
+        time.sleep(1.2)  # it looks once a second
+        assert sink.values == [0]
+        now[0] += 1
+        wait_until(lambda: sink.values == [0, 2], within=3)
+    assert sink.values == [0, 2]
+
+
+def test_what_wants_an_acknowledgement_is_not_thinned(listen: Open) -> None:
+    listener, sink = listen(interval_ms=3_600_000), Kept()
+    with sender_to(listener) as sock, receiving(sink, listener):
+        for number in range(100):
+            record = native.Record(ENERGY_IMPORT, NOW + 1000 * number, number)
+            sock.send(native.encode(KITCHEN, 1, number, [record], acknowledge=True))
+        wait_until(lambda: sum(map(len, sink.envelopes)) == 100)
+        assert sink.values == list(range(100))
+
+
+def test_the_log_says_what_is_thinned(listen: Open) -> None:
+    assert "json datagrams, thinned to one reading in 60 s, unsigned" in describe(
+        listen("json", interval_ms=60_000)
+    )
