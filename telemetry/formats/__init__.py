@@ -9,7 +9,7 @@ import numpy as np
 
 from telemetry.admission import Gate
 from telemetry.datagrams import Datagrams, Decoded, Tally
-from telemetry.formats import json_text, native, native_bulk
+from telemetry.formats import dlms, json_text, native, native_bulk
 from telemetry.formats.options import Options
 from telemetry.readings import Int64s
 from telemetry.rejects import Reason
@@ -42,6 +42,7 @@ def _always(decode: Decode) -> Callable[[Options], Decode]:
 _OWN = (
     Format("native", _always(native_bulk.decode), native.LONGEST, (bytes([native.MAGIC]),)),
     Format("json", _always(json_text.decode), native.LONGEST, (b"{", b" ", b"\t", b"\r", b"\n")),
+    Format("dlms", dlms.Decoder, dlms.LONGEST, dlms.STARTS),
 )
 
 # Which of _OWN claims a first octet; and longer starts, the longest last.
