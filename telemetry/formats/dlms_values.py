@@ -17,7 +17,6 @@ _BY_CODE = {
     if register.obis.startswith("1-")
 }
 _WHOLE = ("u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64")
-_TEN = 10
 _LARGEST = 18  # digits; more are beyond every register
 _BEYOND = 10**_LARGEST
 _EXACT = Context(prec=60)
@@ -76,8 +75,6 @@ def _raw(value: object, exponent: int) -> int | None:
     """``value`` times a power of ten as an integer; None for what is no number."""
     if not isinstance(value, int | float) or value != value or value in (_INF, -_INF):
         return None
-    if isinstance(value, int) and 0 <= exponent <= _LARGEST:
-        return value * int(_TEN**exponent)
     number = Decimal(value).scaleb(exponent, _EXACT)
     if number and number.adjusted() > _LARGEST:  # out of every register's bounds: refused as such
         return _BEYOND if number > 0 else -_BEYOND
