@@ -56,7 +56,7 @@ class Decoder:
                 tally.refuse(Reason.OVERSIZED if oversized else Reason.FOREIGN)
                 continue
             try:
-                for frame in apdus.frames(datagram):
+                for frame in list(apdus.frames(datagram)):
                     message = self._taken(frame, sources[row], arrival, gate, tally)
                     if message is not None:
                         messages.append(message)

@@ -79,9 +79,17 @@ class Cursor:
         """A big-endian number of ``count`` octets."""
         return int.from_bytes(self.take(count))
 
+    def octet(self) -> int:
+        """The next octet."""
+        at = self.at
+        if at >= len(self.octets):
+            raise damaged()
+        self.at = at + 1
+        return self.octets[at]
+
     def length(self) -> int:
         """A length as A-XDR writes it: one octet, or how many octets follow that tell it."""
-        first = self.unsigned(1)
+        first = self.octet()
         if first < 0x80:
             return first
         if not 1 <= first & 0x7F <= 4:
@@ -90,7 +98,7 @@ class Cursor:
 
     def datum(self, depth: int = 0) -> Datum:
         """The next value with its type."""
-        return self._of(self.unsigned(1), depth)
+        return self._of(self.octet(), depth)
 
     def _of(self, tag: int, depth: int) -> Datum:
         """A value whose type ``tag`` has been read."""
@@ -101,7 +109,12 @@ class Cursor:
             return NULL
         if tag in NUMBERS:
             name, form = NUMBERS[tag]
-            return Datum(name, form.unpack(self.take(form.size))[0])
+            begin = self.at
+            self.at = begin + form.size
+            if self.at > len(self.octets):
+                self.at = begin
+                raise damaged()
+            return Datum(name, form.unpack_from(self.octets, begin)[0])
         if tag in _STRINGS:
             return _string(_STRINGS[tag], self.take(self.length()))
         if tag in _CONTAINERS:

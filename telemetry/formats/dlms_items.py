@@ -8,6 +8,7 @@ the values behind it (Landis+Gyr). What has no name stays without one (``dlms_mo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from telemetry.formats.dlms_axdr import Datum
@@ -87,6 +88,7 @@ def _code(datum: Datum) -> str | None:
     return obis(octets) if octets[5] == _CURRENT else None
 
 
+@lru_cache(4096)
 def obis(octets: bytes) -> str:
     """Six octets in the usual form, A-B:C.D.E.F."""
     return "{}-{}:{}.{}.{}.{}".format(*octets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
 from decimal import Context, Decimal
 
@@ -10,15 +10,18 @@ from telemetry.formats.dlms_items import Item
 from telemetry.formats.dlms_models import Scalers
 from telemetry.registers import REGISTERS, Quantity, Register
 
-_CODE = re.compile(r"1-[01]:(\d+\.\d+\.\d+)\.255")
-_BY_CODE = {
-    register.obis.split(":")[1]: register
+# A is electricity, B the channel or nothing, F the value of now.
+_BY_OBIS = {
+    f"1-{channel}:{register.obis.split(':')[1]}.255": register
     for register in REGISTERS
     if register.obis.startswith("1-")
+    for channel in (0, 1)
 }
 _WHOLE = ("u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64")
+_NUMBERS = frozenset((*_WHOLE, "f32", "f64"))
 _LARGEST = 18  # digits; more are beyond every register
-_BEYOND = 10**_LARGEST
+_POWERS = tuple(int(f"1{'0' * power}") for power in range(_LARGEST + 1))
+_BEYOND = _POWERS[_LARGEST]
 _EXACT = Context(prec=60)
 # From how much on a mains voltage has digits behind the point.
 _TENTHS, _HUNDREDTHS = 1_000, 10_000
@@ -44,9 +47,8 @@ def values(found: Sequence[Item], scalers: Scalers) -> list[tuple[int, int]]:
 
 def register_of(item: Item) -> Register | None:
     """The register that an item is for; None if there is none, or its unit is another."""
-    match = _CODE.fullmatch(item.obis) if item.obis else None
-    register = _BY_CODE.get(match[1]) if match else None
-    if register is None or item.type not in (*_WHOLE, "f32", "f64"):
+    register = _BY_OBIS.get(item.obis) if item.obis else None
+    if register is None or item.type not in _NUMBERS:
         return None
     return register if item.unit in (None, register.unit) else None
 
@@ -73,12 +75,11 @@ def _voltage(item: Item) -> int:
 
 def _raw(value: object, exponent: int) -> int | None:
     """``value`` times a power of ten as an integer; None for what is no number."""
-    if not isinstance(value, int | float) or value != value or value in (_INF, -_INF):
+    if isinstance(value, int) and 0 <= exponent <= _LARGEST:
+        return value * _POWERS[exponent]
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return None
     number = Decimal(value).scaleb(exponent, _EXACT)
     if number and number.adjusted() > _LARGEST:  # out of every register's bounds: refused as such
         return _BEYOND if number > 0 else -_BEYOND
     return int(number.to_integral_value(context=_EXACT))
-
-
-_INF = float("inf")

@@ -1,0 +1,1 @@
+"""Datagrams of senders of other makes, as ``benchmarks senders`` sends them."""
