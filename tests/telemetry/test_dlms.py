@@ -382,6 +382,14 @@ def test_blocks_that_do_not_belong_together() -> None:
     assert listener.outcome(third) == "malformed"
 
 
+def test_a_block_that_is_missing_is_not_left_out() -> None:
+    pending = dlms_blocks.Blocks()
+    for number, last, reason in ((1, False, Reason.BLOCK), (3, True, Reason.MALFORMED)):
+        with pytest.raises(RejectedError) as caught:
+            pending.add("hall", dlms_apdu.Block(number, last, b"x"), ARRIVAL)
+        assert caught.value.reason == reason
+
+
 def test_blocks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     pending = dlms_blocks.Blocks()
     for sender in range(dlms_blocks.MOST_TRANSFERS + 5):
@@ -425,6 +433,9 @@ ARRIVED = int(Status.ARRIVAL_TIME)
         ("07ea0717040b0e3200800000", SUMMER, ("10:14:50", 0)),
         ("07ea0a1907021e0000800080", "2026-10-25T00:30:05+00:00", ("00:30:00", 0)),
         ("07ea0a1907021e0000800000", "2026-10-25T01:30:05+00:00", ("01:30:00", 0)),
+        # Told late, so that only the daylight bit says which of two hours it was.
+        ("07ea0a1907021e0000800080", "2026-10-25T06:00:00+00:00", ("00:30:00", 0)),
+        ("07ea0a1907021e0000800000", "2026-10-25T06:00:00+00:00", ("01:30:00", 0)),
         ("07ea0b16010b0e3200ffc400", NOW, ("10:14:50", 0)),  # yesterday's, told late
         ("07ea0b17010b0e3200ffc401", NOW, ("10:15:00", ARRIVED)),  # invalid by its own status
         ("ffff0b17010b0e3200ffc400", NOW, ("10:15:00", ARRIVED)),
@@ -441,6 +452,11 @@ def test_which_instant_a_clock_means(
     if date_time[14:16] == "ff" and date_time[:4] == "07ea":
         expected = ("10:14:00", 0)  # an unspecified second is its first
     assert at(Listener(zone="Europe/Berlin"), date_time, arrival) == expected
+
+
+def test_a_deviation_with_the_other_sign_needs_no_zone() -> None:
+    assert at(Listener(), "07ea0b17010b0e3200003c00", NOW) == ("10:14:50", 0)
+    assert at(Listener(), "07ea0b17010b0e3200ffc400", NOW) == ("10:14:50", 0)
 
 
 def list_of(*elements: str) -> bytes:
@@ -500,6 +516,8 @@ def test_a_compact_array_and_what_is_too_deep_or_too_long() -> None:
     deep = bytes.fromhex("0f0000000000" + "0201" * 9 + "00")
     assert Listener().outcome(wrapped(deep)) == "malformed"
     assert Listener().outcome(wrapped(bytes.fromhex("0f0000000000" + "0182ffff") + bytes(900)))
+    two = bytes.fromhex("0f00000000000202") + 2 * (bytes.fromhex("0182012c") + bytes(300))
+    assert Listener().outcome(wrapped(two)) == "malformed"
     many = bytes.fromhex("0f00000000000182") + (600).to_bytes(2) + bytes(600)
     assert Listener().outcome(wrapped(many)) == "malformed"
     for hollow in ("1302000100", "130100000000", "13010002000100", "1302010000010100"):
@@ -515,6 +533,11 @@ def test_a_serial_number_is_read_off_before_a_device_name() -> None:
     assert Listener().outcome(wrapped(filled)) == "hall"
     spaced = list_of(VALUE, "0600000001", "09060000600100ff", "0a04" + b"a  b".hex())
     assert Listener().outcome(wrapped(spaced)) == "meter_id"
+
+
+def test_a_serial_number_of_six_octets_is_no_code() -> None:
+    values = ["1200e6"] * 6 + ["0600000001"] * 4
+    assert Listener().outcome(wrapped(list_of(*values, "0906363036313039"))) == "606109"
 
 
 def test_an_auto_listener_knows_the_wrapper() -> None:
