@@ -22,6 +22,7 @@ VERSION = b"\x00\x01"
 NOTIFICATION, GLOBAL, BLOCK = 0x0F, 0xDB, 0xE0
 # general-ded-ciphering, general-ciphering, general-signing: their keys are agreed upon elsewhere.
 OTHER_CIPHERS = (0xDC, 0xDD, 0xDF)
+_PUSHES = (NOTIFICATION, GLOBAL, BLOCK, *OTHER_CIPHERS)
 AUTHENTICATED, ENCRYPTED = 0x10, 0x20
 TITLE, TAG = 8, 12
 _DATE_TIME = 12
@@ -68,7 +69,10 @@ def frames(datagram: bytes) -> Iterator[Frame]:
         if datagram[cursor.at : cursor.at + 2] != VERSION:
             raise RejectedError(Reason.MALFORMED if cursor.at else Reason.FOREIGN)
         cursor.take(2)
+        first = cursor.at == len(VERSION)
         source, destination, length = (cursor.unsigned(2) for _ in range(3))
+        if first and cursor.left() and datagram[cursor.at] not in _PUSHES:
+            raise RejectedError(Reason.FOREIGN)  # whatever its length says
         if not length:
             raise damaged()
         yield Frame(source, destination, cursor.take(length))

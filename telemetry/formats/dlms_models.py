@@ -60,7 +60,7 @@ def _layout(types: str, begins: str, names: str, scalers: Scalers) -> Layout:
     return Layout(types, begins, codes, scalers)
 
 
-# Types: o octets or text, u u32, h u16, . whatever.
+# Types: o octets or text, u u32 or u64, h u16, . whatever.
 _KFM_1 = f"- serial - {_POWERS} 31.7.0 32.7.0"
 _KFM_3 = f"- serial - {_POWERS} {_CURRENTS} {_VOLTAGES}"
 _LANDIS = f"{_VOLTAGES} {_CURRENTS} 1.7.0 2.7.0 1.8.0 2.8.0"
@@ -92,7 +92,7 @@ LAYOUTS = (
     ),
 )
 _CROATIAN = LAYOUTS[-1]  # followed by limits that are no readings
-_LETTERS = {"octets": "o", "vstring": "o", "utf8": "o", "u32": "u", "u16": "h"}
+_LETTERS = {"octets": "o", "vstring": "o", "utf8": "o", "u32": "u", "u64": "u", "u16": "h"}
 
 # Which values tell whose it is, the best first; Kamstrup's is 1-1:0.0.5.
 _SERIALS = (
