@@ -9,7 +9,15 @@ import numpy as np
 
 from telemetry.admission import Gate
 from telemetry.datagrams import Datagrams, Decoded, Tally
-from telemetry.formats import json_text, native, native_bulk, shelly, speedwire, speedwire_bulk
+from telemetry.formats import (
+    dlms,
+    json_text,
+    native,
+    native_bulk,
+    shelly,
+    speedwire,
+    speedwire_bulk,
+)
 from telemetry.formats.options import Options
 from telemetry.readings import Int64s
 from telemetry.rejects import Reason
@@ -51,6 +59,7 @@ _OWN = (
         (speedwire.MAGIC,),
         speedwire.GROUP,
     ),
+    Format("dlms", dlms.Decoder, dlms.LONGEST, dlms.STARTS),
 )
 _AUTO_LONGEST = 2047  # rows of more room would hold fewer datagrams a call
 

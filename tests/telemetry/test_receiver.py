@@ -40,6 +40,10 @@ JSON = b'{"meter":"kitchen","registers":{"energy_import":%d}}'
 OTHERS = {
     "json": JSON % 5,
     "shelly": b'{"src":"plug","method":"NotifyStatus","params":{"pm1:0":{"aenergy":{"total":5}}}}',
+    "dlms": bytes.fromhex(
+        "000100010066002d0f40000000000102020309060100010800ff060000"
+        "000502020f00161e020209060000600100ff0a0468616c6c"
+    ),
     "speedwire": bytes.fromhex(
         "534d4100 00180010 6069 015d 71557e2a 00000001 00010800 0000000000004650 00000000"
     ),
@@ -227,7 +231,7 @@ def test_what_is_longer_than_any_datagram_of_the_format_is_oversized(
     listen: Open, portable: bool, name: str
 ) -> None:
     listener, sink = listen(name, portable=portable), Kept()
-    start = {"json": b"{", "shelly": b'{"src"'}.get(name, b"\xf5")
+    start = {"json": b"{", "shelly": b'{"src"', "dlms": b"\0\1"}.get(name, b"\xf5")
     longest = FORMATS[name].longest
     room = longest + 1 + -(longest + 1) % 64
     with sender_to(listener) as sock, receiving(sink, listener):
