@@ -323,7 +323,14 @@ def test_the_reasons_of_the_json_datagram() -> None:
 
 
 def test_no_reason_is_left_out_of_the_document() -> None:
-    assert set(NATIVE_REASONS) | set(JSON_REASONS) <= set(Reason)
+    others = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    tables = others.split("| reason | when |\n|---|---|\n")[1:]
+    rows = [row for part in tables for row in part.split("\n\n", 1)[0].splitlines()]
+    named = {row.split("|")[1].strip().strip("`") for row in rows}
+    assert named | set(NATIVE_REASONS) | set(JSON_REASONS) == set(Reason)
+    # What is the same for all, or special to one, is named where it is the reason of a module.
+    own = set(Reason) - set(NATIVE_REASONS) - set(JSON_REASONS)
+    assert own == {Reason.DUPLICATE, Reason.NO_READING, Reason.REPLAYED, Reason.BLOCK}
     assert set(reasons_named("__init__")) == {Reason.FOREIGN}
 
 
