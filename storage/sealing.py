@@ -37,7 +37,7 @@ from storage.watermark import Watermark
 from telemetry.readings import Series
 from telemetry.registers import ENERGY_IMPORT
 
-_DUE_VALUES = 524_288  # the journal is sealed when it holds so many
+_DUE_VALUES = 1_048_576  # the journal is sealed when it holds so many
 _DUE_AGE = 900_000  # or when its oldest row is so old, ms
 _SLICE = 40_000  # values of a slice, to the end of the group
 _SLICE_SECONDS = 0.02  # what a slice should take: with much to compute again it is made smaller

@@ -12,7 +12,7 @@ from storage.block_store import by_meter, finest
 from storage.blocks import Stored
 from storage.watermark import Watermark
 
-_MOST_VALUES = 524_288  # of one pass
+_MOST_VALUES = 1_048_576  # of one pass
 _MOST_ROWS = 8192
 _PART = 16_384  # values: smaller rows are put together first
 _LEAST = 4096  # readings (values of one register) of a group's block, if there are as many
