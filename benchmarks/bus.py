@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import zmq
 
-from benchmarks.collector import Collector, free_port
+from benchmarks.collector import Collector
+from benchmarks.ports import free_port
 from query import credentials
 from query import messages as m
 from query.client import Client
@@ -61,7 +62,7 @@ class Guarded(ExitStack):
     """A collector that wants keys, with ``METERS`` meters, each of another value."""
 
     def __enter__(self) -> Guarded:
-        self.collector = self.enter_context(Collector(curve=True))
+        self.collector = self.enter_context(Collector(config="[query]\ncurve = true\n"))
         self.key = self.collector.data / "honest.wattbus-key"
         data = self.collector.data
         pair = bus_keys.add(data, "honest", Role.ADMIN)
