@@ -78,6 +78,8 @@ def _bars(ax: object, figures: list[Figure], *, log: bool) -> None:
         )
     if log:
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
     else:
         ax.set_xlim(left=0)
     ax.margins(x=0.12)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from benchmarks.peers import Peer, Wattbus
-from benchmarks.peers.peer import NATIVE
+from benchmarks.peers.peer import GATHERS, NATIVE
 from benchmarks.results import Figure
 
 GROUP = ": "  # what a case begins with up to here is drawn on its own
@@ -70,6 +70,11 @@ class Run:
                     self.say(f"[{done + 1}/{total}, {left / 60:.0f} min left] ", end="")
                     yield case, peer
                     done += 1
+
+    @property
+    def patience(self) -> float:
+        """Seconds without work after which somebody who was filled has come to rest."""
+        return 0.2 if self.quick else GATHERS
 
     def add(self, case: str, peer: str, figures: Mapping[str, float]) -> None:
         """Keep what a turn found, and show it."""

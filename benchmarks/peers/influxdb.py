@@ -60,6 +60,7 @@ class InfluxDB(Server):
 
     name, title = "influxdb", "InfluxDB"
     program, package = "influxd", "influxdb"
+    stops_within = 4.0  # stopped after a load over UDP, it waits for itself until 30 s are over
     setup = (
         "no limits of series, values and cache, no logs, no statistics of its own; UDP with a read "
         "buffer of 32 MiB and 100 pending batches; what is cold compacted after 10 s, so that it "

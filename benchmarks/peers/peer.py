@@ -17,8 +17,9 @@ import psutil
 from benchmarks.datagrams import Chunk
 
 NATIVE, LINE = "native", "line"
-_STARTS_WITHIN, _STOPS_WITHIN = 120.0, 120.0  # seconds
-_IDLE, _LOOK, _GATHERS = 0.06, 0.25, 1.5  # a share of one core; seconds
+_STARTS_WITHIN = 120.0  # seconds
+_IDLE, _LOOK = 0.06, 0.25  # a share of one core; seconds
+GATHERS = 1.5  # seconds: servers gather what comes for up to one, and do nothing meanwhile
 _BLOCK = 512  # octets, what st_blocks counts
 
 
@@ -119,13 +120,10 @@ class Peer(ABC):
         """Resident MiB of each process."""
         return {name: one.memory_info().rss / 2**20 for name, one in self.processes().items()}
 
-    def rest(self, within: float = 60.0) -> None:
-        """Wait until it has nothing more to do, at most so many seconds.
-
-        Servers gather what comes for up to a second, and do nothing meanwhile.
-        """
+    def rest(self, quiet: float = GATHERS, within: float = 60.0) -> None:
+        """Wait until it did nothing for ``quiet`` seconds, at most ``within`` seconds."""
         deadline, before, since = time.monotonic() + within, self.cpu(), time.monotonic()
-        while time.monotonic() < deadline and time.monotonic() - since < _GATHERS:
+        while time.monotonic() < deadline and time.monotonic() - since < quiet:
             time.sleep(_LOOK)
             now = self.cpu()
             if now - before > _IDLE * _LOOK:
@@ -138,6 +136,7 @@ class Server(Peer):
 
     program: ClassVar[str]
     package: ClassVar[str]  # of Debian and Ubuntu
+    stops_within = 120.0  # seconds
 
     @classmethod
     def version(cls) -> str | None:
@@ -190,7 +189,7 @@ class Server(Peer):
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(_STOPS_WITHIN)
+                self._process.wait(self.stops_within)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -60,7 +60,7 @@ def _ask_all(run: Run, case: Ask, peer: Peer, several: Clients) -> dict[str, flo
     rounds = case.days * STEPS_A_DAY
     history = History(case.meters, start_of(rounds))
     history.load(peer, rounds)
-    peer.rest()
+    peer.rest(run.patience)
     answers = _answers(peer, history.newest_ms)
     for how, load in (
         ("quiet", nullcontext(None)),

@@ -76,7 +76,7 @@ def _measure(run: Run, case: Grown, grower: _Grower, meters: int, more: int) -> 
     peer, history = grower.peer, grower.history
     with begin(peer, grower.path) as one:
         grower.loaded += history.load(one, (case.readings - grower.loaded) // meters)
-        one.rest(_RESTS_WITHIN)
+        one.rest(run.patience, _RESTS_WITHIN)
     found = starting(peer, grower.path, case.label, history.newest_ms)
     for label, some in found.items():
         run.add(label, peer.name, some)
@@ -87,6 +87,6 @@ def _measure(run: Run, case: Grown, grower: _Grower, meters: int, more: int) -> 
             run.add(f"{case.label}{GROUP}{question}", peer.name, figures(ask(asking)))
         before = one.cpu()
         loaded = history.load(one, more // meters)
-        one.rest(_RESTS_WITHIN)
+        one.rest(run.patience, _RESTS_WITHIN)
         run.add(case.label, peer.name, {"CPU": (one.cpu() - before) / loaded * 1e6})
         grower.loaded += loaded

@@ -85,10 +85,10 @@ def run(run: Run, each: int, format: str) -> None:
     """Each case of each peer in turns."""
     for case, peer in run.turns(_cases(run.quick, each)):
         with started(peer, format) as one:
-            run.add(case.label, peer.name, measure(case, one))
+            run.add(case.label, peer.name, measure(case, one, run.patience))
 
 
-def measure(case: Ingest, peer: Peer) -> dict[str, float]:
+def measure(case: Ingest, peer: Peer, patience: float) -> dict[str, float]:
     """Send it all, wait until it has come to rest, and count."""
     make = native_rows if peer.format == NATIVE else line_rows
     span = case.rounds * case.each * _STEP_MS
@@ -98,7 +98,7 @@ def measure(case: Ingest, peer: Peer) -> dict[str, float]:
         for chunk in made(known, 1, start - _STEP_MS, _STEP_MS):
             peer.load(chunk)
         peer.loaded()
-        peer.rest()
+        peer.rest(patience)
     chunks = made(case.meters, case.rounds, start, _STEP_MS, each=case.each, number=1)
     rows = np.concatenate([make(chunk) for chunk in chunks])
     before = peer.cpu()

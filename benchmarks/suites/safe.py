@@ -49,10 +49,10 @@ def run(run: Run) -> None:
     cases = [Safe(*way, *size) for size in sizes for way in ways]
     for case, peer in run.turns(cases):
         with started(peer) as one:
-            run.add(case.label, peer.name, _measure(case, one))
+            run.add(case.label, peer.name, _measure(run, case, one))
 
 
-def _measure(case: Safe, peer: Peer) -> dict[str, float]:
+def _measure(run: Run, case: Safe, peer: Peer) -> dict[str, float]:
     rounds = case.datagrams // case.meters
     now = int(time.time() * 1000)
     rows = household(case.meters, rounds, now - rounds * 1000, 1000)
@@ -65,7 +65,7 @@ def _measure(case: Safe, peer: Peer) -> dict[str, float]:
     before = peer.cpu()
     with multiprocessing.get_context("fork").Pool(1) as pool:
         outcome: Outcome = pool.apply(send, (peer.udp, load))
-    peer.rest()
+    peer.rest(run.patience)
     used = peer.cpu() - before
     figures = {
         "CPU": used / len(rows) * 1e6,

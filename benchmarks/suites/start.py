@@ -38,18 +38,18 @@ def run(run: Run) -> None:
     filled = Start(20, 5) if run.quick else Start(10_000, 100)
     for case, peer in run.turns([Start(), filled]):
         with directory() as path:
-            newest_ms = _fill(case, peer, path)
+            newest_ms = _fill(run, case, peer, path)
             for label, figures in starting(peer, path, case.label, newest_ms).items():
                 run.add(label, peer.name, figures)
 
 
-def _fill(case: Start, peer: type[Peer], path: Path) -> int:
+def _fill(run: Run, case: Start, peer: type[Peer], path: Path) -> int:
     if not case.meters:
         return 0
     with begin(peer, path) as one:
         history = History(case.meters, start_of(case.rounds))
         history.load(one, case.rounds)
-        one.rest()
+        one.rest(run.patience)
     return history.newest_ms
 
 
