@@ -28,6 +28,7 @@ MEASURES = (
 )
 ROUNDS = 3
 _STEP_MS = 1000
+_RATES, _PROBED = (25_000, 50_000, 100_000, 200_000, None), 50_000
 _SENDER_CAN = 300_000  # datagrams a second, to prepare enough of them
 _PROBES = 20
 _PROBE_WITHIN = 10.0  # seconds
@@ -57,33 +58,30 @@ class Ingest:
     @property
     def rounds(self) -> int:
         """Datagrams of each meter."""
-        wanted = (self.rate or _SENDER_CAN // self.each**0.5) * self.seconds
+        wanted = (self.rate or _SENDER_CAN // self.each**0.4) * self.seconds
         return max(1, round(wanted / self.meters))
 
 
-def _cases(quick: bool, each: int) -> list[Ingest]:
+def _cases(quick: bool, each: int, format: str) -> list[Ingest]:
     if quick:
-        known = Ingest(200, 4_000, 0.3, probes=2)
-        return [
-            replace(one, each=each)
-            for one in (known, replace(known, rate=2_000, new=True, probes=0))
-        ]
-    rates = [
-        Ingest(10_000, rate, 5, probes=_PROBES if rate == 50_000 else 0)
-        for rate in (25_000, 50_000, 100_000, 200_000)
+        known = Ingest(200, 4_000, 0.3, probes=2, each=each)
+        return [known, replace(known, rate=2_000, new=True, probes=0)]
+    share = 1 if each == 1 else 10  # of 20 readings a datagram, a tenth of the datagrams
+    cases = [
+        Ingest(
+            10_000, rate and rate // share, 5, probes=_PROBES if rate == _PROBED else 0, each=each
+        )
+        for rate in _RATES
     ]
-    rates.append(Ingest(10_000, None, 5))
-    if each > 1:  # as many readings as the sender can make of it, a tenth of the datagrams
-        rates = [replace(one, rate=one.rate and one.rate // 10) for one in rates]
-        return [replace(one, each=each) for one in rates]
-    many = [Ingest(meters, 100_000, 5) for meters in (100_000, 1_000_000)]
-    new = [Ingest(meters, 100_000, 5, new=True) for meters in (10_000, 100_000, 1_000_000)]
-    return [*rates, *many, *new]
+    if each == 1 and format == NATIVE:
+        cases += [Ingest(meters, 100_000, 5) for meters in (100_000, 1_000_000)]
+        cases += [Ingest(meters, 100_000, 5, new=True) for meters in (10_000, 100_000, 1_000_000)]
+    return cases
 
 
 def run(run: Run, each: int, format: str) -> None:
     """Each case of each peer in turns."""
-    for case, peer in run.turns(_cases(run.quick, each)):
+    for case, peer in run.turns(_cases(run.quick, each, format)):
         with started(peer, format) as one:
             run.add(case.label, peer.name, measure(case, one, run.patience))
 
