@@ -6,7 +6,6 @@ import argparse
 import io
 import os
 import platform
-import signal
 import sys
 
 from benchmarks import (
@@ -19,6 +18,7 @@ from benchmarks import (
     kill,
     repeats,
     report,
+    senders,
     writer,
 )
 from benchmarks.suites import SUITES
@@ -26,6 +26,7 @@ from benchmarks.suites import SUITES
 # What is measured of Wattbus alone, and proofs that take long.
 ALONE = {
     "writer": writer,
+    "senders": senders,
     "forged": forged,
     "databases": databases,
     "repeats": repeats,
@@ -63,12 +64,7 @@ def main() -> None:
         compare.run(list(SUITES) if name == ALL else [name], arguments)
 
 
-def _end(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # as by Ctrl-C: what was started is ended
     try:
         main()
     except KeyboardInterrupt:

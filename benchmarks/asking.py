@@ -68,12 +68,13 @@ class Clients:
 def clients(count: int) -> Iterator[Clients]:
     """So many clients, ended on leaving."""
     # Spawned: connections and their threads may not be inherited.
-    with multiprocessing.get_context("spawn").Pool(count, _begin) as pool:
+    with multiprocessing.get_context("spawn").Pool(count, begin) as pool:
         pool.map(_nothing, range(count), chunksize=1)  # all are there
         yield Clients(pool, count)
 
 
-def _begin() -> None:
+def begin() -> None:
+    """For a process of a pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

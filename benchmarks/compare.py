@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(names: list[str], arguments: argparse.Namespace) -> None:
     """Run the suites one after another; each one's figures are kept as soon as it is through."""
+    signal.signal(signal.SIGTERM, _end)
     present = _present(arguments.peers)
     for name in names:
         found = _run(name, present, arguments)
@@ -48,6 +50,10 @@ def run(names: list[str], arguments: argparse.Namespace) -> None:
             kept = results.keep(path, {name: found})
             if path == results.COMMITTED:
                 report.write(kept)
+
+
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt  # as by Ctrl-C: what was started is ended
 
 
 def _present(wanted: list[str]) -> list[type[Peer]]:

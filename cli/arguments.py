@@ -43,6 +43,12 @@ REGISTER = Argument(
 KEYS = (
     Argument(("--unsigned",), "without a key: it may send unsigned", switch=True),
     Argument(("--key",), "this key, 32 hex digits, instead of one that is made", values.key, "HEX"),
+    Argument(
+        ("--authentication-key",),
+        "of a DLMS meter: what goes with its --key, 32 hex digits",
+        values.key,
+        "HEX",
+    ),
     Argument(("--new-key",), "make a key also for a meter that is there but has none", switch=True),
     Argument(
         ("--file",),

@@ -88,6 +88,8 @@ COMMANDS = (
             "meters add kitchen --time-zone America/Sao_Paulo",
             "meters add kitchen --name 'The kitchen' --limit 500 --price 0.50",
             "meters add shed --unsigned",
+            "meters add 4d4d4d0000bc614e --key 00112233445566778899aabbccddeeff"
+            " --authentication-key d0d1d2d3d4d5d6d7d8d9dadbdcdddedf",
             "meters add --file ids.txt",
         ),
         run=meter_keys.add,

@@ -123,9 +123,10 @@ billing_day = 1
 [[listeners]]                     # as many as you like
 address = "127.0.0.1"             # "0.0.0.0" to take in meters from other machines
 port = 5001
-format = "auto"                   # auto, native or json
+format = "auto"                   # auto, or one of docs/formats.md
 networks = ["127.0.0.0/8", "::1/128"] # whose unsigned datagrams are taken
 meters = ["*"]                    # and of which meters
+interval_s = 0                    # 60: one reading a minute of senders that send each second
 
 [query]
 port = 5002

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import msgspec
 
 from cli.config_addresses import LOOPBACK
-from telemetry import admission
+from telemetry import admission, multicast
 from telemetry.formats import FORMATS
 from telemetry.formats.options import Options
+
+_LONGEST_INTERVAL = 3600
 
 
 class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -20,6 +22,14 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: str = "auto"
     networks: tuple[str, ...] = admission.LOOPBACK
     meters: tuple[str, ...] = admission.EVERY_METER
+    interval_s: int = 0
+    interfaces: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str | None:
+        """The multicast group that it takes datagrams of; None: of none."""
+        known = FORMATS.get(self.format)
+        return known.group if known and self.address in multicast.WILDCARDS else None
 
     def options(self, time_zone: str) -> Options:
         """What its decoder is told; ``time_zone`` is of devices that tell no offset."""
@@ -32,7 +42,19 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         yield f"{key}.port", 0 <= self.port <= 65535, "a port is 0 to 65535"
         yield f"{key}.address", self.address != "", "must not be empty"
         yield f"{key}.networks", not (wrong := _no_network(self.networks)), wrong
+        interval = f"0 (everything is kept) to {_LONGEST_INTERVAL} seconds"
+        yield f"{key}.interval_s", 0 <= self.interval_s <= _LONGEST_INTERVAL, interval
         yield f"{key}.meters", "" not in self.meters, "must not be empty"
+        yield f"{key}.interfaces", not (wrong := self._no_group()), wrong
+
+    def _no_group(self) -> str:
+        """Why nothing can be joined on interfaces that are given, or nothing."""
+        groups = " or ".join(f'"{name}"' for name, known in FORMATS.items() if known.group)
+        if not self.interfaces or self.group:
+            return ""
+        return (
+            f'they are for format = {groups} and address = "0.0.0.0" or "::", which get multicast'
+        )
 
 
 def _no_network(networks: tuple[str, ...]) -> str:

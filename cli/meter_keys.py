@@ -23,6 +23,10 @@ from query.transport import BusError
 from storage.changes import MOST_ADDED, OVERLAP_MS, KeyWish
 
 _WILDCARDS = ("0.0.0.0", "::")
+_DLMS = (
+    "From now on only what these keys open is taken as this meter's. It pushes to a listener whose "
+    'format is "dlms" or "auto".'
+)
 _NATIVE = ("auto", "native")  # formats of listeners that take signed datagrams
 
 
@@ -31,6 +35,9 @@ def add(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
     wishes = [bool(arguments.unsigned), arguments.key is not None, bool(arguments.new_key)]
     if sum(wishes) > 1:
         raise values.InputError("--unsigned, --key and --new-key exclude each other: keep one")
+    half = arguments.authentication_key
+    if half and not arguments.key:
+        raise values.InputError("--authentication-key goes with --key: give both")
     wish = arguments.key or _wish(arguments)
     given = actions.settings(arguments)
     if arguments.file is not None:
@@ -41,8 +48,9 @@ def add(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
         return key_answers.made_keys(_added(client, _ids(arguments.file), wish))
     if not arguments.id:
         raise values.InputError("which meter? Give its ID, or --file FILE for many")
-    meter, made = client.register_with_key(arguments.id, wish, **given)
-    return key_answers.registered(meter, made, _note(client, made, wish, arguments.id))
+    meter, made = client.register_with_key(arguments.id, wish, half or "", **given)
+    note = _DLMS if half else _note(client, made, wish, arguments.id)
+    return key_answers.registered(meter, made, note)
 
 
 def key(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:

@@ -147,6 +147,7 @@ def receiver(settings: Config, stop: threading.Event) -> None:
             FORMATS[wanted.format],
             Allowed(wanted.networks, wanted.meters),
             options=wanted.options(settings.defaults.time_zone),
+            interval_ms=wanted.interval_s * 1000,
         )
         for wanted, sock in zip(settings.listeners, open_all(settings.listeners), strict=True)
     ]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from cli.config_listeners import Listener
 from cli.hand_down import COUNT, FIRST, NAMES, PID
 from cli.starting import StartError, in_use
+from telemetry import multicast
 from telemetry.listener import bind
 
 
@@ -34,7 +35,10 @@ def open_all(listeners: Sequence[Listener]) -> list[socket.socket]:
             f"the sockets handed over do not match the configuration: {'; '.join(complaint)}. "
             "Give [[listeners]] and the socket unit's ListenDatagram= the same addresses and ports"
         )
-    return [sock for sock in matched if sock is not None]
+    sockets = [sock for sock in matched if sock is not None]
+    for wanted, sock in zip(listeners, sockets, strict=True):
+        _join(wanted, sock)
+    return sockets
 
 
 def take_over() -> list[socket.socket]:
@@ -74,12 +78,23 @@ def keep(listeners: Sequence[Listener], held: Sequence[socket.socket]) -> list[s
     for number, (wanted, sock) in enumerate(zip(listeners, _match(listeners, held), strict=True)):
         option = "--udp-port" if number == 0 else f"the port of listener {number + 1} in the file"
         try:
-            sockets.append(sock or bind(wanted.address, wanted.port))
+            shared = wanted.group is not None
+            sockets.append(sock or bind(wanted.address, wanted.port, shared=shared))
         except socket.gaierror:
             raise StartError(f"{wanted.address!r} is no address of this machine") from None
         except OSError as error:
             raise in_use("udp", wanted.address, wanted.port, option, error) from None
+        _join(wanted, sockets[-1])
     return sockets
+
+
+def _join(listener: Listener, sock: socket.socket) -> None:
+    """Have the socket take what the listener's devices send to all."""
+    if listener.group is not None:
+        try:
+            multicast.join(sock, listener.group, listener.interfaces)
+        except multicast.UnknownInterfaceError as error:
+            raise StartError(f"the interfaces of {_of(listener)}: {error}") from None
 
 
 def describe(sockets: Sequence[socket.socket]) -> str:

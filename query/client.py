@@ -256,15 +256,16 @@ class Client:
         )
 
     def register_with_key(
-        self, id: str, key: str = "first", **settings: Any
+        self, id: str, key: str = "first", authentication_key: str = "", **settings: Any
     ) -> tuple[m.MeterInfo, m.MadeKey]:
         """Register a meter as ``register`` does, and say something of its keys.
 
         ``key`` is "first" (make one if the meter is new), "missing" (make one if it has none),
         "none" (forget its keys) or 32 hex digits, the key itself. The secret is in the answer for
-        a minute after it was made, and can never be asked for again.
+        a minute after it was made, and can never be asked for again. ``authentication_key`` is the
+        second half of a DLMS meter's key, 32 hex digits too.
         """
-        change = RegisterMeter(id=id, key=key, **settings)
+        change = RegisterMeter(id=id, key=key, authentication_key=authentication_key, **settings)
         reply = self._ask(m.Change(change=change), m.Registered)
         return reply.meter, reply.made
 

@@ -153,10 +153,11 @@ def assess(all_windows: Windows, delivery: Delivery) -> Assessed:
         late,
         lost,
     )
-    counts = np.empty((len(numbers), len(COUNTS)), np.int64)
+    counts = np.zeros((len(numbers), len(COUNTS)), np.int64)
+    alone = len(starts) == len(meter)  # each meter once, as is usual of many
     for column, values in enumerate(each):
-        if len(starts):
-            counts[:, column] = np.add.reduceat(values, starts, dtype=np.int64)
+        if values.any():
+            counts[:, column] = values if alone else np.add.reduceat(values, starts, dtype=np.int64)
     return Assessed(verdict, numbers, starts, after, counts)
 
 

@@ -38,6 +38,7 @@ class RegisterMeter(ChangeMeter, tag="register_meter", frozen=True, omit_default
 
     add: bool = True
     key: str = "first"
+    authentication_key: str = ""
 
     def __repr__(self) -> str:
         """Without the key, which may be a secret: what is printed may end up in a log."""
@@ -138,6 +139,9 @@ def _check_registration(change: RegisterMeter) -> None:
     _check_settings(change)
     if change.key not in _WISHES and not _KEY.fullmatch(change.key):
         raise _refused(f"a key is 32 hex digits, or one of {', '.join(_WISHES)}")
+    half = change.authentication_key
+    if half and not (_KEY.fullmatch(half) and _KEY.fullmatch(change.key)):
+        raise _refused("an authentication key is 32 hex digits, and goes with a key of 32 more")
 
 
 def _check_replacement(change: ReplaceMeter) -> None:

@@ -35,7 +35,7 @@ class Committing:
     ) -> None:
         """``begin`` makes transactions in which ``catch_up`` was called when it was due."""
         self.known = Known()
-        self.ledger = Ledger(begin)
+        self.ledger = Ledger(begin, now_ms)
         self.receivers = Receivers(now_ms)
         self._tally = Tally(now_ms)
         self._begin, self._spool = begin, spool

@@ -71,7 +71,7 @@ class Delivery:
                 self._wait()
             part = readings.take(rows)
             starts = envelope_starts(part)
-            self._handover.put(Envelopes.unnumbered(part, starts, Mark.IMPORTED), part)
+            self._handover.put(Envelopes.unnumbered(part, starts, Mark.UNCOUNTED), part)
             self._given += len(rows)
             self._handover.tick()
 

@@ -43,21 +43,32 @@ def answer_of(told: Told | None) -> Answer:
     return {"key_id": told.key_id, "key": told.secret.hex() if told.secret else None}
 
 
-def wished(data: Path, wishes: dict[bytes, bool], key: str, now_ms: int) -> list[Told | None]:
+def wished(
+    data: Path, wishes: dict[bytes, bool], key: str, now_ms: int, authentication: str = ""
+) -> list[Told | None]:
     """Do with the keys of meters what ``key`` says (KeyWish, or 32 hex digits); their newest.
 
-    ``wishes`` says of each meter's octets whether the meter is new. Raises KeyFileError and
+    ``wishes`` says of each meter's octets whether the meter is new; ``authentication`` is the
+    authentication key, in hex, that goes with a key in hex. Raises KeyFileError and
     ChangeRefusedError.
     """
     makes = any(wishes.values()) if key == KeyWish.FIRST else key != KeyWish.NONE
     if not makes and not key_file.exists(data):
         return [None] * len(wishes)
     with key_file.opened(data, create=True) as connection:
-        return [_wished(connection, octets, new, key, now_ms) for octets, new in wishes.items()]
+        return [
+            _wished(connection, octets, new, key, authentication, now_ms)
+            for octets, new in wishes.items()
+        ]
 
 
 def _wished(
-    connection: sqlite3.Connection, octets: bytes, new: bool, key: str, now_ms: int
+    connection: sqlite3.Connection,
+    octets: bytes,
+    new: bool,
+    key: str,
+    authentication: str,
+    now_ms: int,
 ) -> Told | None:
     if key == KeyWish.NONE:
         key_making.forget(connection, octets)
@@ -66,7 +77,8 @@ def _wished(
         return key_making.ensure(connection, octets, now_ms)
     if key == KeyWish.FIRST:
         return key_making.told(connection, octets, now_ms)
-    return key_making.give(connection, octets, bytes.fromhex(key), OVERLAP_MS, now_ms)
+    half = bytes.fromhex(authentication) or None
+    return key_making.give(connection, octets, bytes.fromhex(key), OVERLAP_MS, now_ms, half)
 
 
 def add(wanted: AddMeters, begin: Begin, known: Known, data: Path, now_ms: int) -> Answer:

@@ -17,9 +17,17 @@ from pathlib import Path
 from storage.errors import StorageError
 
 NAME = "keys.db"
-VERSION = 1
+VERSION = 2
 _WAIT = 5.0  # seconds for another process's transaction, which takes milliseconds
-_TABLES = """
+# What DLMS meters have beside a key; of version 2.
+_AUTHENTICATION = """
+CREATE TABLE authentication (
+    octets BLOB NOT NULL, key_id INTEGER NOT NULL, secret BLOB NOT NULL,
+    PRIMARY KEY (octets, key_id)
+) WITHOUT ROWID
+"""
+_TABLES = f"""
+{_AUTHENTICATION};
 CREATE TABLE master (secret BLOB NOT NULL);
 CREATE TABLE meter_keys (
     octets BLOB NOT NULL, key_id INTEGER NOT NULL, secret BLOB, created_ms INTEGER NOT NULL,
@@ -65,6 +73,8 @@ def opened(data: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
     path = path_of(data)
     connection = connect(data, create=create)
     try:
+        if _version(connection) == 1:
+            _upgrade(connection)
         connection.execute("BEGIN IMMEDIATE" if create else "BEGIN")
         _check_version(connection, path, create=create)
         yield connection
@@ -109,8 +119,22 @@ def _check_owner(path: Path) -> None:
         )
 
 
-def _check_version(connection: sqlite3.Connection, path: Path, *, create: bool) -> None:
+def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Make a file of version 1 one of version 2, unless another process has done so meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    if _version(connection) == 1:
+        connection.execute(_AUTHENTICATION)
+        connection.execute("PRAGMA user_version = 2")
+    connection.execute("COMMIT")
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, *, create: bool) -> None:
+    version = _version(connection)
     if version == VERSION:
         return
     if version > VERSION:

@@ -75,15 +75,22 @@ def ensure(connection: sqlite3.Connection, octets: bytes, now_ms: int) -> Told:
 
 
 def give(
-    connection: sqlite3.Connection, octets: bytes, secret: bytes, overlap_ms: int, now_ms: int
+    connection: sqlite3.Connection,
+    octets: bytes,
+    secret: bytes,
+    overlap_ms: int,
+    now_ms: int,
+    authentication: bytes | None = None,
 ) -> Told:
     """Make ``secret`` a meter's newest key; the others end after the overlap.
 
-    Given again it changes nothing. One that was used before, by whatever meter, is refused: two
+    ``authentication`` is the authentication key of a DLMS meter that goes with it. Given again it
+    changes nothing but that. One that was used before, by whatever meter, is refused: two
     datagrams could be signed with one nonce. Raises ChangeRefusedError.
     """
     key = newest(connection, octets, now_ms)
     if key is not None and _secret(connection, octets, key.key_id) == secret:
+        _authenticate(connection, octets, key.key_id, authentication)
         return Told(key.key_id, secret)
     used = connection.execute("SELECT 1 FROM meter_keys WHERE secret = ?", (secret,)).fetchone()
     own = (_secret(connection, octets, each.key_id) for each in listed(connection, octets))
@@ -91,7 +98,18 @@ def give(
         raise ChangeRefusedError(
             "bad_request", "this key was used before: draw another (openssl rand -hex 16)"
         )
-    return _add(connection, octets, secret, overlap_ms, now_ms)
+    made = _add(connection, octets, secret, overlap_ms, now_ms)
+    _authenticate(connection, octets, made.key_id, authentication)
+    return made
+
+
+def _authenticate(
+    connection: sqlite3.Connection, octets: bytes, key_id: int, secret: bytes | None
+) -> None:
+    """Keep the authentication key of a key, if there is one."""
+    if secret is not None:
+        row = (octets, key_id, secret)
+        connection.execute("INSERT OR REPLACE INTO authentication VALUES (?, ?, ?)", row)
 
 
 def rotate(
@@ -104,6 +122,13 @@ def rotate(
     """
     key = newest(connection, octets, now_ms)
     current = 0 if key is None else key.key_id
+    theirs = "SELECT 1 FROM authentication WHERE octets = ? AND key_id = ?"
+    if connection.execute(theirs, (octets, current)).fetchone():
+        raise ChangeRefusedError(
+            "bad_request",
+            "a DLMS meter gets its keys from whoever runs it: give the new ones with "
+            "`wattbus meters add ID --key HEX --authentication-key HEX`",
+        )
     if current == replaces:
         return _add(connection, octets, None, overlap_ms, now_ms)
     if key is not None and abs(now_ms - key.created_ms) < TOLD_AGAIN_MS:
@@ -129,6 +154,7 @@ def revoke(connection: sqlite3.Connection, octets: bytes, now_ms: int) -> None:
 
 def forget(connection: sqlite3.Connection, octets: bytes) -> None:
     """Remove all keys of a meter; the derived ones never come back."""
+    connection.execute("DELETE FROM authentication WHERE octets = ?", (octets,))
     removed = connection.execute("DELETE FROM meter_keys WHERE octets = ?", (octets,)).rowcount
     if removed:
         digest = _digest(_master(connection), octets)
@@ -164,6 +190,8 @@ def _add(
         secret = secrets.token_bytes(KEY)
     # Later than all others, whatever the clock says: the newest is the one to sign with.
     created = max(now_ms, *(key.created_ms + 1 for key in keys.values()), 0)
+    whose = (octets, key_id)
+    connection.execute("DELETE FROM authentication WHERE octets = ? AND key_id = ?", whose)
     connection.execute(
         "INSERT OR REPLACE INTO meter_keys VALUES (?, ?, ?, ?, NULL)",
         (octets, key_id, secret, created),

@@ -29,6 +29,7 @@ from telemetry.readings import Int64s
 
 _LEDGER, _DELIVERIES = schema.ledger, schema.deliveries
 _EVERY = 60_000  # ms from one pass over the rows to the next
+_RETRY = 1_000  # ms
 _LARGE = 16 << 20  # octets of deliveries after which it does not wait so long
 _SLICE_SECONDS = 0.02  # between two commits
 _LEAST, _MOST = 50, 20_000  # rows in a slice
@@ -56,8 +57,11 @@ class _Pass:
 class Ledger:
     """Windows and counts by meter number."""
 
-    def __init__(self, begin: Begin) -> None:
-        """``begin`` makes the writer's transactions for ``step``; ``learn`` comes first."""
+    def __init__(self, begin: Begin, since_ms: int = 0) -> None:
+        """``begin`` makes the writer's transactions for ``step``; ``learn`` comes first.
+
+        Rows are written a while after ``since_ms`` for the first time.
+        """
         self._begin = begin
         self._accounts = Accounts()
         self._intake = intake.Intake()
@@ -68,7 +72,8 @@ class Ledger:
         self._octets = 0  # of them
         self._deleted: set[int] = set()  # meters whose rows are to go
         self._pass: _Pass | None = None
-        self._passed_ms = 0
+        self._due_ms = since_ms + _EVERY  # when a pass may begin
+        self._postponed_ms = 0
         self._slice = _LEAST
 
     def learn(self, connection: sa.Connection) -> None:
@@ -123,11 +128,11 @@ class Ledger:
         then it counts, and only that verdict's ``stored`` is to be heeded. What was acknowledged
         is never left out then, since who follows the rules sends nothing that is far ahead of it.
         """
-        imported = (envelopes.marks & Mark.IMPORTED) != 0
-        if imported.any():
-            own = np.flatnonzero(~imported)
+        uncounted = (envelopes.marks & Mark.UNCOUNTED) != 0
+        if uncounted.any():
+            own = np.flatnonzero(~uncounted)
             judged = self.judge(connection, meter[own], envelopes.take(own), newest_ms[own], now_ms)
-            return judged.among(own, len(imported))
+            return judged.among(own, len(uncounted))
         if not len(meter):
             return Judged(np.empty(0, np.bool_), np.empty(0, ACK), np.empty(0, np.int64))
         place = meter
@@ -188,7 +193,7 @@ class Ledger:
         """A meter was deleted."""
         self._accounts.delete(number)
         self._deleted.add(number)
-        self._pass, self._passed_ms = None, -_EVERY  # it would write one row without the other
+        self._pass, self._due_ms = None, 0  # it would write one row without the other
 
     # Folding
 
@@ -197,12 +202,14 @@ class Ledger:
 
         Raises REFUSALS; the same slice is due again then.
         """
+        if now_ms < self._postponed_ms:
+            return False
         if self._pass is None:
-            due = now_ms - self._passed_ms >= _EVERY or self._octets > _LARGE
+            due = now_ms >= self._due_ms or self._octets > _LARGE
             if not due or not (self._deleted or self._accounts.changed.any()):
                 return False
             self._pass = self._begin_pass()
-            self._passed_ms = now_ms
+            self._due_ms = now_ms + _EVERY
         if self._pass.at < len(self._pass.meters):
             self._write(self._pass)
         elif self._kept and self._kept[0][0] <= min(self._pass.last, self._accounts.last - 1):
@@ -214,10 +221,13 @@ class Ledger:
 
     def fold(self) -> None:
         """Fold all there is, at the end."""
-        self._pass = None
-        self._passed_ms = -_EVERY
+        self._pass, self._due_ms, self._postponed_ms = None, 0, 0
         while self.step(0):
             pass
+
+    def postpone(self, now_ms: int) -> None:
+        """Try again a little later: the database refused."""
+        self._postponed_ms = now_ms + _RETRY
 
     def _begin_pass(self) -> _Pass:
         changed = np.flatnonzero(self._accounts.changed)

@@ -96,23 +96,26 @@ class LimitWatch:
         meter = number[starts].astype(np.int64)
         self._make_room(int(meter[-1]) + 1)
         watched = self._watched
-        earliest = np.minimum.reduceat(instant, starts)
-        latest = np.maximum.reduceat(instant, starts)
-        highest = np.maximum.reduceat(value, starts)
         # A register that falls as time goes on was reset, or rolled over, or lies.
-        last = np.repeat(watched.register[meter], np.diff(starts, append=len(rows)))
-        newest = np.repeat(watched.newest[meter], np.diff(starts, append=len(rows)))
-        fell = (instant >= newest) & (value < last)
-        same = number[1:] == number[:-1]
-        fell[1:] |= same & (instant[1:] > instant[:-1]) & (value[1:] < value[:-1])
-        lowest = np.minimum.reduceat(value, starts)
+        last, newest = watched.register[meter], watched.newest[meter]
+        if len(starts) == len(rows):  # each meter once, as is usual of many
+            earliest = latest = instant
+            lowest = highest = value
+            fell = (instant >= newest) & (value < last)
+        else:
+            earliest = np.minimum.reduceat(instant, starts)
+            latest = np.maximum.reduceat(instant, starts)
+            lowest = np.minimum.reduceat(value, starts)
+            highest = np.maximum.reduceat(value, starts)
+            each = np.diff(starts, append=len(rows))
+            falling = (instant >= np.repeat(newest, each)) & (value < np.repeat(last, each))
+            same = number[1:] == number[:-1]
+            falling[1:] |= same & (instant[1:] > instant[:-1]) & (value[1:] < value[:-1])
+            fell = np.bitwise_or.reduceat(falling, starts)
         before = earliest < watched.start[meter]
         self._welcome(meter, first_new, earliest, latest, lowest)
         suspect = (
-            np.bitwise_or.reduceat(fell, starts)
-            | before
-            | (latest >= watched.end[meter])
-            | (highest > watched.threshold[meter])
+            fell | before | (latest >= watched.end[meter]) | (highest > watched.threshold[meter])
         )
         ahead = latest >= watched.newest[meter]
         watched.newest[meter[ahead]] = latest[ahead]

@@ -111,10 +111,15 @@ class Keys:
 
 def _load(connection: sqlite3.Connection, path: Path) -> KeyRing:
     """The whole table as columns, a page of rows at a time: a million keys take seconds."""
-    query = "SELECT octets, key_id, ifnull(until_ms, ?), secret FROM meter_keys"
+    query = (
+        "SELECT octets, key_id, ifnull(until_ms, ?), k.secret, created_ms, a.secret "
+        "FROM meter_keys k LEFT JOIN authentication a USING (octets, key_id)"
+    )
     found = connection.execute(query, (NEVER,))
     octets, ids, until = bytearray(), [np.empty(0, np.uint8)], [np.empty(0, np.int64)]
+    created = [np.empty(0, np.int64)]
     own: list[bytes | None] = []
+    authentication: dict[int, bytes] = {}
     lengths: set[int] = set()
     try:
         while rows := found.fetchmany(_AT_ONCE):
@@ -123,10 +128,14 @@ def _load(connection: sqlite3.Connection, path: Path) -> KeyRing:
             lengths.update(map(len, columns[0]))
             ids.append(np.array(columns[1], np.uint8))
             until.append(np.array(columns[2], np.int64))
+            created.append(np.array(columns[4], np.int64))
+            pairs = enumerate(columns[5], len(own))
+            authentication |= {row: half for row, half in pairs if half is not None}
             own += columns[3]
         halves = np.frombuffer(octets, "<u8").reshape(len(own), 2).astype(np.uint64)
         whole = {None if secret is None else len(secret) for secret in own} <= {None, KEY}
         whole &= lengths <= {OCTETS}
+        whole &= {len(half) for half in authentication.values()} <= {KEY}
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
@@ -139,4 +148,6 @@ def _load(connection: sqlite3.Connection, path: Path) -> KeyRing:
         np.concatenate(until),
         own,
         master[0] if master else None,
+        np.concatenate(created),
+        authentication,
     )

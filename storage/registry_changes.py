@@ -68,7 +68,8 @@ def _change(wanted: ChangeMeter, registry: Registry, now_ms: int) -> dict[str, A
             registry.upkeep.sealer.rebuild_days(connection, meter)
         answer: dict[str, Any] = {"number": meter.number}
         if isinstance(wanted, RegisterMeter):
-            (told,) = key_changes.wished(registry.data, {meter.octets: new}, wanted.key, now_ms)
+            wishes, half = {meter.octets: new}, wanted.authentication_key
+            (told,) = key_changes.wished(registry.data, wishes, wanted.key, now_ms, half)
             answer |= key_changes.answer_of(told)
     if new:
         known.registered(meter.octets)

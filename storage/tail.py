@@ -12,8 +12,8 @@ from storage.journal import Batch, series_key
 from storage.watermark import Watermark
 from telemetry.readings import UInt64s
 
-# A run is merged with the one before it once that is less than so many times its size: readings
-# are merged log4(n) times, and a question looks into as many runs at most.
+# So many runs of one tier are merged into one of the next: readings are merged log4(n) times, and
+# a question looks into three times as many runs at most.
 _TIER = 4
 
 
@@ -23,9 +23,10 @@ class _Run:
 
     key: UInt64s
     stored: Stored  # late is the journal row that each came in
+    tier: int = 0
 
     def take(self, rows: npt.NDArray[np.intp] | slice) -> _Run:
-        return _Run(self.key[rows], self.stored.take(rows))
+        return _Run(self.key[rows], self.stored.take(rows), self.tier)
 
 
 class Tail:
@@ -50,10 +51,9 @@ class Tail:
 
     def add(self, revision: int, batch: Batch) -> None:
         """Add a row of the journal; rows come in the order of their revisions."""
-        newest = _Run(batch.series, Stored.of(batch, revision))
-        while self._runs and len(self._runs[-1].key) < _TIER * len(newest.key):
-            newest = _merge(self._runs.pop(), newest)
-        self._runs.append(newest)
+        self._runs.append(_Run(batch.series, Stored.of(batch, revision)))
+        while len(self._runs) >= _TIER and self._runs[-_TIER].tier == self._runs[-1].tier:
+            self._runs[-_TIER:] = [_merge(self._runs[-_TIER:])]
 
     def forget(self, meter: int) -> None:
         """Drop all readings of a meter."""
@@ -102,10 +102,12 @@ class Tail:
         return Stored.concatenate(parts) if parts else NOTHING
 
 
-def _merge(older: _Run, newer: _Run) -> _Run:
-    both = _Run(
-        np.concatenate([older.key, newer.key]),
-        Stored.concatenate([older.stored, newer.stored]),
+def _merge(runs: list[_Run]) -> _Run:
+    """One run of the next tier, of runs in the order of their acceptance."""
+    all_ = _Run(
+        np.concatenate([run.key for run in runs]),
+        Stored.concatenate([run.stored for run in runs]),
+        runs[-1].tier + 1,
     )
-    # Stable, so the order of acceptance stays; two sorted halves merge in one pass.
-    return both.take(np.argsort(both.key, kind="stable"))
+    # Stable, so the order of acceptance stays; sorted parts merge in a pass for each doubling.
+    return all_.take(np.argsort(all_.key, kind="stable"))

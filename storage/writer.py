@@ -279,6 +279,7 @@ class Writer:
             # The journal keeps what cannot be sealed: nothing is lost by waiting.
             self._trouble.met(_SEALING, "cannot seal", error)
             self._upkeep.postpone(_now())
+            self._committing.ledger.postpone(_now())
 
     # Requests of the query service
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import numpy as np
@@ -20,6 +21,7 @@ Mask = npt.NDArray[np.bool_]
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 EVERY_METER = ("*",)
+MOST_NAMES = 4096  # long ids whose verdict is kept
 MOST_JUDGED = 1 << 18  # meters whose verdict is kept; then all are judged again
 _MAPPED = 0xFFFF  # an IPv4 address in IPv6's form is ::ffff:a.b.c.d
 _MAPPED_BITS = 96
@@ -75,11 +77,15 @@ class Allowed:
         self._anywhere = set(EVERYWHERE) <= set(networks)
         self._everyone = "*" in meters
         self._judged = MeterIndex()
+        self._matches = lru_cache(MOST_NAMES)(self._fits)
 
-    def takes(self, sources: UInt64s, high: UInt64s, low: UInt64s) -> Mask:
+    def takes(
+        self, sources: UInt64s, high: UInt64s, low: UInt64s, names: Mapping[int, str] | None = None
+    ) -> Mask:
         """Which of n unsigned datagrams are taken, by where they came from and whose they are.
 
-        ``sources`` has shape (n, 2): the halves of the IPv6 form of the addresses.
+        ``sources`` has shape (n, 2): the halves of the IPv6 form of the addresses. ``names`` are
+        the ids, by row, of those whose octets do not tell them, which may fit a pattern, too.
         """
         taken = np.full(len(sources), self._anywhere)
         for block in self._blocks:
@@ -88,8 +94,14 @@ class Allowed:
             taken |= block.holds(sources)
         if not self._everyone:
             rows = np.flatnonzero(taken)
+            near = taken.copy()
             taken[rows] = self._match(high[rows], low[rows])
+            for row, name in (names or {}).items():
+                taken[row] |= near[row] and self._matches(name)
         return taken
+
+    def _fits(self, name: str) -> bool:
+        return any(fnmatchcase(name, one) for one in self.meters)
 
     def _match(self, high: UInt64s, low: UInt64s) -> Mask:
         """Which meters' ids match a pattern; each id is looked at once."""
@@ -100,7 +112,7 @@ class Allowed:
         if new.any():
             pairs = np.unique(np.stack([high[new], low[new]], axis=1), axis=0)
             names = [to_name(from_halves(*pair)) for pair in pairs.tolist()]
-            said = [any(fnmatchcase(name, one) for one in self.meters) for name in names]
+            said = [self._fits(name) for name in names]
             self._judged.add(pairs[:, 0], pairs[:, 1], np.array(said, np.int64))
             verdict = self._judged.find(high, low)
         matching: Mask = verdict == 1

@@ -65,7 +65,7 @@ class Mark(IntFlag):
     NUMBERED = 0x01  # epoch and sequence are the meter's
     ACKNOWLEDGE = 0x02  # the meter wants to know when it is durable
     SIGNED = 0x04
-    IMPORTED = 0x08  # no datagram: readings of a file, which no ledger counts
+    UNCOUNTED = 0x08  # its datagram was counted before, or it is of a file: the ledger skips it
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Self
 
 import numpy as np
@@ -26,7 +26,8 @@ class KeyRing:
 
     The columns have shape (n,), a row a key: the halves of its meter, its id from 1 to 255, until
     when it is valid (ms of Unix time) and its 16 octets, None where they are derived from
-    ``master``. No meter has two of one id.
+    ``master``. No meter has two of one id. ``created_ms`` says since when there are keys;
+    ``authentication`` has, by row, the second halves of keys of DLMS meters that have one.
     """
 
     def __init__(
@@ -37,16 +38,20 @@ class KeyRing:
         until_ms: Int64s,
         secrets: Sequence[bytes | None],
         master: bytes | None,
+        created_ms: Int64s | None = None,
+        authentication: Mapping[int, bytes] | None = None,
     ) -> None:
         self._high, self._low, self._key_id, self._until = high, low, key_id, until_ms
         self._secrets, self._master = secrets, master
+        self._created = np.zeros(len(high), np.int64) if created_ms is None else created_ms
+        self._authentication = authentication or {}
         pairs = np.stack([high, low], axis=1)
         owners, of_key = np.unique(pairs, axis=0, return_inverse=True)
-        self._owners = owners
+        self._owners, self._of_key = owners, of_key.reshape(-1)
         self._meters, self._keys = MeterIndex(), MeterIndex()
         self._meters.add(owners[:, 0], owners[:, 1], np.arange(len(owners), dtype=np.int64))
         self._keys.add(
-            of_key.reshape(-1).astype(np.uint64),
+            self._of_key.astype(np.uint64),
             key_id.astype(np.uint64),
             np.arange(len(high), dtype=np.int64),
         )
@@ -82,6 +87,29 @@ class KeyRing:
             return np.zeros(len(rows), np.bool_)
         over: npt.NDArray[np.bool_] = (rows != UNKNOWN) & (self._until[rows] <= now_ms)
         return over
+
+    def of_meter(self, meter: int) -> list[int]:
+        """The rows of all keys of the meter with this number, those that end last first."""
+        order, starts = self._by_meter
+        rows = order[starts[meter] : starts[meter + 1]]
+        newest = np.lexsort((-self._created[rows], -self._until[rows]))
+        found: list[int] = rows[newest].tolist()
+        return found
+
+    def epoch(self, row: int) -> int:
+        """The second of Unix time in which the key was made: it numbers the keys of a meter."""
+        return int(self._created[row]) // 1000 & 0xFFFFFFFF
+
+    def authentication(self, row: int) -> bytes | None:
+        """The authentication key that goes with a key; None if it has none."""
+        return self._authentication.get(row)
+
+    @cached_property
+    def _by_meter(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Rows in the order of their meters, and where those of each begin."""
+        order = np.argsort(self._of_key, kind="stable")
+        starts = np.searchsorted(self._of_key[order], np.arange(len(self._owners) + 1))
+        return order, starts
 
     def secret(self, row: int) -> bytes:
         """The 16 octets of a key. Raises ValueError where there is no master to derive it from."""

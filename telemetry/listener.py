@@ -20,6 +20,7 @@ from telemetry.formats.options import Options
 from telemetry.keys import KeyRing
 from telemetry.replies import Replies
 from telemetry.sink import Sink
+from telemetry.spacing import Spacing
 
 ASKED_BUFFER = 32 * 1024 * 1024
 MOST_A_CALL = 4096
@@ -30,7 +31,8 @@ MOST_ROOM = 64 * 1024 * 1024  # octets of all rows of a listener
 class Listener:
     """One UDP socket bound to one format, what it takes, and what it has counted since it started.
 
-    ``back_pressure`` are those of the ``dropped`` that fell while the sink was full.
+    ``interval_ms`` above 0 thins what it takes. ``back_pressure`` are those of the ``dropped`` that
+    fell while the sink was full.
     """
 
     sock: socket.socket
@@ -38,6 +40,7 @@ class Listener:
     allowed: Allowed
     portable: bool = False
     options: Options = field(default_factory=Options)
+    interval_ms: int = 0
     tally: Tally = field(default_factory=Tally)
     dropped: int = 0
     back_pressure: int = 0
@@ -54,6 +57,7 @@ class Listener:
         self.most = min(MOST_A_CALL, MOST_ROOM // room)
         self._bulk = BulkReceiver(self.sock, self.most, room, portable=self.portable)
         self._decode = self.format.decoder(self.options)
+        self._spacing = Spacing(self.interval_ms) if self.interval_ms else None
         self.gate = Gate(self.allowed, KeyRing.empty())
         self.place = _place(self.sock)
         self._name = name_of(self.sock)
@@ -78,10 +82,21 @@ class Listener:
             self.tally.add(decoded.tally)
             if len(decoded.envelopes):
                 came = self._bulk.addresses[decoded.rows]
-                key_id = native.key_ids(datagrams.octets[decoded.rows])
+                key_id = native.key_ids(datagrams.octets)[decoded.rows]
                 replies.remember(self.sock, decoded.envelopes, key_id, came)
-                sink.put(decoded.envelopes, decoded.readings)
+                envelopes, readings = decoded.envelopes, decoded.readings
+                if self._spacing is not None:
+                    envelopes, readings = self._spacing.thin(envelopes, readings, arrival)
+                sink.put(envelopes, readings)
         return len(datagrams)
+
+    def let_go(self, sink: Sink, now_ms: int | None) -> None:
+        """Give the sink what was held back for too long, or at the end (None) all of it."""
+        if self._spacing is None:
+            return
+        held = self._spacing.rest() if now_ms is None else self._spacing.overdue(now_ms)
+        if len(held[0]):
+            sink.put(*held)
 
     def measure(self, now: float, *, held: bool = False) -> None:
         """Read the kernel's count of drops and, once a second, the rate.
@@ -127,13 +142,18 @@ class Listener:
         )
 
 
-def bind(address: str, port: int) -> socket.socket:
-    """A UDP socket bound to the address, with a large buffer; OSError when it cannot be had."""
+def bind(address: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A UDP socket bound to the address, with a large buffer; OSError when it cannot be had.
+
+    ``shared``: other programs that ask for the same may have the port, too. All get multicast.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         # Only of a new one: asking again without privileges could make a handed-over one smaller.
         ask_for_buffer(sock, ASKED_BUFFER)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
     except BaseException:
         sock.close()
@@ -151,8 +171,10 @@ def describe(listener: Listener) -> str:
     allowed = listener.allowed
     networks = " and ".join(allowed.networks) or "nowhere"
     meters = "" if "*" in allowed.meters else f" of {' and '.join(allowed.meters) or 'no meter'}"
+    seconds = listener.interval_ms // 1000
+    thinned = f"thinned to one reading in {seconds} s, " if seconds else ""
     return (
-        f"listening on {listener.place} for {listener.format.name} datagrams, "
+        f"listening on {listener.place} for {listener.format.name} datagrams, {thinned}"
         f"unsigned ones{meters} only from {networks}; the socket buffer of "
         f"{listener.buffer // 1024} KiB holds {listener.holds} small datagrams: "
         f"{listener.holds / 100_000:.2f} s at 100,000 a second"

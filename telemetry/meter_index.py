@@ -57,6 +57,17 @@ class MeterIndex:
         self._place(high, low, number)
         self._count += len(number)
 
+    def number(self, high: UInt64s, low: UInt64s) -> Int64s:
+        """The numbers of n meters; those that are not there are added, with the next numbers."""
+        found = self.find(high, low)
+        new = found == UNKNOWN
+        if new.any():
+            pairs = np.unique(np.stack([high[new], low[new]], axis=1), axis=0)
+            first = self._count
+            self.add(pairs[:, 0], pairs[:, 1], np.arange(first, first + len(pairs)))
+            found = self.find(high, low)
+        return found
+
     def remove(self, number: int) -> None:
         """Remove the meter with this number, if it is there. As slow as growing."""
         kept = (self._number != UNKNOWN) & (self._number != number)

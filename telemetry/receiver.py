@@ -59,6 +59,7 @@ def receive(
         wait = min(IDLE, part.keep_house())
     for listener in listeners:
         part.drain(listener)
+        listener.let_go(sink, None)
     part.measure(held=False)
     part.hand_counts()
     part.keep_house()
@@ -100,7 +101,7 @@ class _Part:
             listener.measure(now, held=held)
 
     def keep_house(self) -> float:
-        """The sink's turn, acknowledgements, and once a second counts and keys.
+        """The sink's turn, acknowledgements, and once a second counts, keys and what is overdue.
 
         Answers for how many seconds the sink may be left alone.
         """
@@ -142,6 +143,8 @@ class _Part:
     def _once_a_second(self) -> None:
         self._due = time.monotonic() + 1.0
         self.hand_counts()
+        for listener in self._listeners:
+            listener.let_go(self._sink, int(self._clock() * 1000))
         ring = self._keys()
         if ring is not self._ring:
             self._ring = ring

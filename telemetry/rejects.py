@@ -27,6 +27,8 @@ class Reason(StrEnum):
     TIME = "time"
     DUPLICATE = "duplicate"
     NO_READING = "no_reading"
+    REPLAYED = "replayed"
+    BLOCK = "block"
 
 
 class RejectedError(ValueError):

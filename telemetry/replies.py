@@ -31,17 +31,12 @@ class _Ways:
 
     def keep(self, high: UInt64s, low: UInt64s, ways: npt.NDArray[np.void]) -> None:
         """Remember the last way of each meter; the arguments have shape (n,)."""
-        new = self.index.find(high, low) == UNKNOWN
-        if new.any():
-            pairs = np.unique(np.stack([high[new], low[new]], axis=1), axis=0)
-            count = len(self.index)
-            if count + len(pairs) > len(self.ways):
-                more = max(len(self.ways), len(pairs))
-                self.ways = np.concatenate([self.ways, np.zeros(more, _WAY)])
-            numbers = np.arange(count, count + len(pairs), dtype=np.int64)
-            self.index.add(pairs[:, 0], pairs[:, 1], numbers)
+        numbers = self.index.number(high, low)
+        more = len(self.index) - len(self.ways)
+        if more > 0:
+            self.ways = np.concatenate([self.ways, np.zeros(max(more, len(self.ways)), _WAY)])
         # Of several of one meter the last is written last.
-        self.ways[self.index.find(high, low)] = ways
+        self.ways[numbers] = ways
 
 
 class Replies:

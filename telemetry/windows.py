@@ -116,6 +116,66 @@ def judge(windows: Windows, group: Int64s, epoch: UInt32s, sequence: UInt32s) ->
     change = group[1:] != group[:-1]
     starts = np.concatenate([[0], np.flatnonzero(change) + 1])
     position, state = _position(epoch, sequence), _position(windows.epoch, windows.highest)
+    usual = _follow(windows, group, starts, position, state)
+    if usual.all():
+        return _in_a_row(windows, group, starts, position)
+    if not usual.any():
+        return _judge_any(windows, group, starts, epoch, sequence, position, state)
+    verdict, lost = np.zeros(len(group), np.uint8), np.zeros(len(group), np.int64)
+    out_of_order, after = np.zeros(len(group), np.bool_), Windows.empty(len(windows))
+    for chosen in (usual, ~usual):
+        rows, those = np.flatnonzero(chosen[group]), np.flatnonzero(chosen)
+        own = (np.cumsum(chosen) - 1)[group[rows]]
+        part = judge(windows.take(those), own, epoch[rows], sequence[rows])
+        verdict[rows], lost[rows] = part.verdict, part.lost
+        out_of_order[rows] = part.out_of_order
+        after.put(those, part.windows)
+    return Judged(verdict, out_of_order, lost, after)
+
+
+def _follow(
+    windows: Windows,
+    group: Int64s,
+    starts: npt.NDArray[np.intp],
+    position: UInt64s,
+    state: UInt64s,
+) -> Bools:
+    """Of which meters each datagram has the number after the one before, as is usual."""
+    before = np.empty_like(position)
+    before[1:] = position[:-1]
+    before[starts] = state
+    follows = (position == before + _ONE) & (position >> _HALF == before >> _HALF)
+    usual: Bools = windows.bitmap != 0
+    if len(starts) == len(group):
+        usual &= follows
+    else:
+        usual &= np.logical_and.reduceat(follows, starts)
+    return usual
+
+
+def _in_a_row(
+    windows: Windows, group: Int64s, starts: npt.NDArray[np.intp], position: UInt64s
+) -> Judged:
+    """What it comes to where each number follows the one before."""
+    count = np.diff(starts, append=len(group)).astype(np.uint64)
+    highest = (position[starts] + count - _ONE) & _LOW
+    # Shifted by 64 nothing is left of a number.
+    bitmap = (windows.bitmap << count) | ((_ONE << count) - _ONE)
+    after = Windows(windows.epoch, highest.astype(np.uint32), windows.first, bitmap)
+    verdict = np.zeros(len(group), np.uint8)
+    return Judged(verdict, verdict.view(np.bool_), np.zeros(len(group), np.int64), after)
+
+
+def _judge_any(
+    windows: Windows,
+    group: Int64s,
+    starts: npt.NDArray[np.intp],
+    epoch: UInt32s,
+    sequence: UInt32s,
+    position: UInt64s,
+    state: UInt64s,
+) -> Judged:
+    change = group[1:] != group[:-1]
     known = windows.bitmap != 0
     begins = np.zeros(len(group), np.bool_)
     begins[starts[~known]] = True

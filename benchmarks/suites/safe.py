@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.acknowledged import Load, Outcome, send, sign, wanting
+from benchmarks.asking import begin
 from benchmarks.load import household
 from benchmarks.peers import Peer
 from benchmarks.running import Measure, Run, started
@@ -63,7 +64,7 @@ def _measure(run: Run, case: Safe, peer: Peer) -> dict[str, float]:
         time.sleep(_KEYS_SEEN)
     load = Load(rows, case.meters, case.rate, case.acknowledged)
     before = peer.cpu()
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    with multiprocessing.get_context("fork").Pool(1, begin) as pool:
         outcome: Outcome = pool.apply(send, (peer.udp, load))
     peer.rest(run.patience)
     used = peer.cpu() - before

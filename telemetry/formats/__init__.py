@@ -9,7 +9,15 @@ import numpy as np
 
 from telemetry.admission import Gate
 from telemetry.datagrams import Datagrams, Decoded, Tally
-from telemetry.formats import json_text, native, native_bulk
+from telemetry.formats import (
+    dlms,
+    json_text,
+    native,
+    native_bulk,
+    shelly,
+    speedwire,
+    speedwire_bulk,
+)
 from telemetry.formats.options import Options
 from telemetry.readings import Int64s
 from telemetry.rejects import Reason
@@ -25,13 +33,14 @@ class Format:
     datagrams, when they arrived (ms, UTC), and the listener's gate.
 
     ``starts`` are the first octets by which an ``auto`` listener knows it; the longest that fits
-    decides between formats.
+    decides between formats. ``group`` is the multicast address that its devices send to.
     """
 
     name: str
     decoder: Callable[[Options], Decode]
     longest: int
     starts: tuple[bytes, ...]
+    group: str | None = None
 
 
 def _always(decode: Decode) -> Callable[[Options], Decode]:
@@ -42,7 +51,17 @@ def _always(decode: Decode) -> Callable[[Options], Decode]:
 _OWN = (
     Format("native", _always(native_bulk.decode), native.LONGEST, (bytes([native.MAGIC]),)),
     Format("json", _always(json_text.decode), native.LONGEST, (b"{", b" ", b"\t", b"\r", b"\n")),
+    Format("shelly", _always(shelly.decode), shelly.LONGEST, shelly.STARTS),
+    Format(
+        "speedwire",
+        lambda _: speedwire_bulk.decoder(),
+        speedwire.LONGEST,
+        (speedwire.MAGIC,),
+        speedwire.GROUP,
+    ),
+    Format("dlms", dlms.Decoder, dlms.LONGEST, dlms.STARTS),
 )
+_AUTO_LONGEST = 2047  # rows of more room would hold fewer datagrams a call
 
 # Which of _OWN claims a first octet; and longer starts, the longest last.
 _NOBODY = len(_OWN)
@@ -98,6 +117,6 @@ FORMATS: dict[str, Format] = {
     known.name: known
     for known in (
         *_OWN,
-        Format("auto", _auto, max(known.longest for known in _OWN), ()),
+        Format("auto", _auto, _AUTO_LONGEST, ()),
     )
 }

@@ -70,7 +70,13 @@ def gather(
     sieve = Sieve(gate.ring, tally, np.ones(len(found), np.bool_), gate.ring.meters(high, low))
     plain = np.flatnonzero(~signed)
     refused = np.zeros(len(found), np.bool_)
-    refused[plain] = ~gate.allowed.takes(datagrams.sources[row[plain]], high[plain], low[plain])
+    long = {
+        place: found[number].meter
+        for place, number in enumerate(plain.tolist())
+        if meter_id.is_long(found[number].meter)
+    }
+    sources = datagrams.sources[row[plain]]
+    refused[plain] = ~gate.allowed.takes(sources, high[plain], low[plain], long)
     sieve.refuse(Reason.NOT_ALLOWED, refused)
     sieve.refuse(Reason.UNSIGNED, ~signed & (sieve.meters != UNKNOWN))
     sieve.refuse(Reason.NO_READING, count == 0)

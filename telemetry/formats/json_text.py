@@ -50,7 +50,9 @@ def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
     named: Int64s = np.array([row for row, _ in heads], np.int64)
     high, low = (np.array([head[half] for _, head in heads], np.uint64) for half in (0, 1))
     sieve = Sieve(gate.ring, tally, np.ones(len(heads), np.bool_), gate.ring.meters(high, low))
-    sieve.refuse(Reason.NOT_ALLOWED, ~gate.allowed.takes(datagrams.sources[named], high, low))
+    long = {at: head.name for at, (_, head) in enumerate(heads) if meter_id.is_long(head.name)}
+    taken = gate.allowed.takes(datagrams.sources[named], high, low, long)
+    sieve.refuse(Reason.NOT_ALLOWED, ~taken)
     sieve.refuse(Reason.UNSIGNED, sieve.meters != UNKNOWN)
     found: list[Row] = []
     rows: list[int] = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks.homes import STEP_MS, Homes
+from benchmarks.senders import SENDERS, Sender
+from telemetry.admission import LOOPBACK, Allowed, Gate
+from telemetry.datagrams import Datagrams
+from telemetry.formats import FORMATS
+from telemetry.formats.options import Options
+from telemetry.keys import KeyRing
+from telemetry.registers import BY_CODE, Quantity
 
+NOW = 1_795_428_900_000
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,6 +53,36 @@ def test_forged_prints_what_is_rejected_lost_and_sent_out() -> None:
     assert "rejected 2,000 {'unknown_key': 2000}, 0 dropped" in printed
     assert "rejected 2,000 {'forged': 2000}, 0 dropped" in printed
     assert "rejected 2,000 {'unknown_key': 1000, 'forged': 1000}, 0 dropped" in printed
+
+
+def test_senders_prints_what_a_datagram_of_each_format_costs() -> None:
+    printed = run("senders", "--datagrams", "200", "--rounds", "2", "--meters", "10")
+    for one in SENDERS:
+        row = re.search(
+            rf"^{re.escape(one.name)} +([\d.]+) +([\d.]+) +([\d.]+) +(.*)$", printed, re.M
+        )
+        assert row, printed
+        assert float(row[1]) > 0
+        assert float(row[3]) >= 1
+        assert row[4].split() == ["400", "0", "0"]  # all sent came in
+
+
+@pytest.mark.parametrize("one", SENDERS, ids=[one.name for one in SENDERS])
+def test_what_is_made_is_of_its_format_and_rises(one: Sender) -> None:
+    """Of each meter and turn another datagram, whose energies never fall."""
+    datagrams = [one.made(meter, turn) for turn in range(30) for meter in range(4)]
+    assert len(set(datagrams)) == len(datagrams)
+    gate = Gate(Allowed(LOOPBACK), KeyRing.empty())
+    decoded = FORMATS[one.format].decoder(Options())(Datagrams.of(datagrams), NOW, gate)
+    assert not decoded.tally.refused
+    last: dict[tuple[int, int, int], int] = {}
+    found = decoded.readings
+    columns = (found.key_high, found.key_low, found.register, found.value)
+    for high, low, register, value in zip(*(one.tolist() for one in columns), strict=True):
+        if BY_CODE[register].quantity is Quantity.ENERGY:
+            assert value >= last.get((high, low, register), 0)
+            last[high, low, register] = value
+    assert len({key[:2] for key in last}) >= 4
 
 
 @pytest.mark.parametrize("batch", [1, 7, 96])

@@ -102,6 +102,12 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
             "listeners",
             (Listener("::", 0, "json"),),
         ),
+        (
+            '[[listeners]]\naddress="::"\nformat="speedwire"\ninterfaces=["eth0", "10.0.0.1"]',
+            "listeners",
+            (Listener("::", format="speedwire", interfaces=("eth0", "10.0.0.1")),),
+        ),
+        ("[[listeners]]\ninterval_s=3600", "listeners", (Listener(interval_s=3600),)),
         ('[query]\naddress = "::1"', "query", BusAddress("::1")),
         ("[live]\nport = 65535", "live", BusAddress(port=65535)),
         ("query = {curve = true}", "query", BusAddress(curve=True)),
@@ -242,6 +248,26 @@ WRONG = [
     ('[[listeners]]\nnetworks = ""', "FILE:2: listeners.0.networks: expected `array`, got `str`"),
     ('[[listeners]]\n\nmeters = [""]', "FILE:3: listeners.0.meters: must not be empty"),
     ("[[listeners]]\nmeters = [5]", "FILE:2: listeners.0.meters.0: expected `str`, got `int`"),
+    *(
+        (
+            f'[[listeners]]\n{where}\ninterfaces = ["eth0"]',
+            'FILE:3: listeners.0.interfaces: they are for format = "speedwire" and '
+            'address = "0.0.0.0" or "::", which get multicast',
+        )
+        for where in ('format = "speedwire"', 'address = "0.0.0.0"', 'format = "auto"')
+    ),
+    (
+        "[[listeners]]\ninterval_s = -1",
+        "FILE:2: listeners.0.interval_s: 0 (everything is kept) to 3600 seconds",
+    ),
+    (
+        "[[listeners]]\n\ninterval_s = 3601",
+        "FILE:3: listeners.0.interval_s: 0 (everything is kept) to 3600 seconds",
+    ),
+    (
+        "[[listeners]]\ninterval_s = 0.5",
+        "FILE:2: listeners.0.interval_s: expected `int`, got `float`",
+    ),
     ('[http]\naddress = ""', "FILE:2: http.address: must not be empty"),
     (
         '[[listeners]]\nport=1\n\n[[listeners]]\naddress="::"\nport=70000',
@@ -393,7 +419,7 @@ def test_the_document_names_every_key_and_its_default() -> None:
         names = dict(zip(made.__struct_encode_fields__, made.__struct_fields__, strict=True))
         for key, said in rows.items():
             default = getattr(made, names[key])
-            default = list(default) if default and isinstance(default, tuple) else default
+            default = list(default) if isinstance(default, tuple) else default
             if default is not None and re.fullmatch(r"`[^`]*`", said):
                 assert tomllib.loads(f"x = {said.strip('`')}")["x"] in (default, str(default))
     plain = {key for key, said in own.items() if not said.startswith("`")}

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -172,6 +173,61 @@ def test_stopped_while_it_starts(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert "ready" not in said
     end(begun, 0.1)
+
+
+def test_a_chatty_sender_is_thinned_and_no_energy_is_lost(
+    make_stack: MakeStack, tmp_path: Path
+) -> None:
+    """Two collectors are sent the same, a reading each second; one keeps one a minute."""
+    config = tmp_path / "thin.toml"
+    config.write_text("[[listeners]]\ninterval_s = 60\n")
+    # In the middle the register falls from 4,134 to 3 Wh.
+    sent = [(START + 1000 * n, 4000 + 9 * n // 20) for n in range(300)]
+    sent += [(START + 1000 * n, 3 + (n - 300) // 5) for n in range(300, 600)]
+    octets = meter_id.to_octets("a")
+    chatty = [
+        native.encode(octets, 1, number, [native.Record(ENERGY_IMPORT, *one)])
+        for number, one in enumerate(sent)
+    ]
+    plain = make_stack(data=tmp_path / "plain")
+    thin = make_stack("--config", str(config), data=tmp_path / "thin")
+    for stack in (plain, thin):
+        stack.send(chatty)
+        stack.wait_until(lambda client: client.loss().totals.received == 600)
+        assert stack.stop(signal.SIGTERM) == 0
+    # The last reading was held back until the stop.
+    plain, thin = make_stack(data=plain.data), make_stack(data=thin.data)
+    with plain.client() as all_, thin.client() as some:
+        assert stored(all_, "a") == sent
+        kept = stored(some, "a")
+        assert (kept[0], kept[-1]) == (sent[0], sent[-1])
+        assert {sent[299], sent[300]} <= set(kept) < set(sent)
+        assert len(kept) <= 600 // 60 + 2 + 1 + 6
+        assert some.total("a").wh == all_.total("a").wh == 9 * 299 // 20 + 3 + 299 // 5
+        counts = some.loss().totals
+        # Of a datagram of which nothing is stored nobody knows whether it was late.
+        assert counts.late == len(kept) - 1
+        assert msgspec.structs.replace(counts, late=600) == all_.loss().totals
+        assert counts.unique == 600
+
+
+def test_what_is_held_back_leaves_with_the_receiver(make_stack: MakeStack, tmp_path: Path) -> None:
+    """When the collector starts anew, while it goes on."""
+    config = tmp_path / "thin.toml"
+    config.write_text("[[listeners]]\ninterval_s = 3600\n")
+    stack = make_stack("--config", str(config))
+    stack.send([datagram("a", number) for number in range(9)])
+    stack.wait_until(lambda client: client.loss().totals.received == 9)
+    with stack.client() as client:
+        assert stored(client, "a") == expected(9)[:1]
+    before = part(stack, "receiver")
+    assert stack.process is not None
+    stack.process.send_signal(signal.SIGHUP)
+    end([before], 20)
+    stack.wait_for("a", START + 8000, 20)
+    with stack.client() as client:
+        assert stored(client, "a") == [expected(9)[0], expected(9)[8]]
+        assert client.loss().totals.received == 9
 
 
 # Killing

@@ -388,9 +388,9 @@ def test_what_comes_from_a_file_is_not_counted(office: Office) -> None:
     office.commit([(1, 5, 0, ASKING, False)])
     before = office.ledger._accounts.totals.copy()
     came: list[Came] = [
-        (1, 0, 0, Mark.IMPORTED, False),
+        (1, 0, 0, Mark.UNCOUNTED, False),
         (1, 5, 0, ASKING, False),
-        (2, 0, 0, Mark.IMPORTED, False),
+        (2, 0, 0, Mark.UNCOUNTED, False),
     ]
     with office.engine.begin() as connection:
         judged = office.ledger.judge(

@@ -9,10 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry import admission
-from telemetry.admission import EVERYWHERE, LOOPBACK, Allowed
-from telemetry.datagrams import halves_of
+from telemetry.admission import EVERYWHERE, LOOPBACK, Allowed, Gate
+from telemetry.datagrams import Datagrams, halves_of
+from telemetry.formats import FORMATS
+from telemetry.formats.options import Options
+from telemetry.keys import KeyRing
 from telemetry.meter_id import halves, to_name, to_octets
 from telemetry.readings import UInt64s
+from telemetry.rejects import Reason
 
 ODD = [
     *("127.0.0.1", "127.255.255.255", "128.0.0.0", "126.255.255.255", "0.0.0.0", "10.1.2.3"),
@@ -91,6 +95,35 @@ def test_patterns_are_of_ids(sent: list[str], wanted: list[str]) -> None:
         assert allowed.takes(sources, high, low).tolist() == expected
     nowhere = Allowed(("10.0.0.0/8",), wanted)
     assert not nowhere.takes(sources, high, low).any()
+
+
+def test_a_long_id_fits_by_itself_and_as_its_uuid() -> None:
+    name = "shellyplugpmg3-907069531520/pm1:0"
+    high, low = (np.array([half] * 3, np.uint64) for half in halves(to_octets(name)))
+    sources = np.array([halves_of("10.1.2.3"), halves_of("10.1.2.3"), halves_of("192.0.2.1")])
+    for pattern, fits in (
+        ("shelly*", True),
+        ("*/pm1:0", True),
+        ("*/em:0", False),
+        (to_name(to_octets(name)), True),
+    ):
+        allowed = Allowed(["10.0.0.0/8"], [pattern])
+        for _ in range(2):
+            taken = allowed.takes(sources, high, low, {0: name, 2: name}).tolist()
+            assert taken == [fits, pattern == to_name(to_octets(name)), False], pattern
+
+
+def test_long_ids_of_json_and_of_others_are_matched() -> None:
+    shelly = b'{"src":"%s","method":"NotifyStatus","params":{"pm1:0":{"apower":5}}}'
+    json = b'{"meter":"%s","registers":{"energy_import":5}}'
+    gate = Gate(Allowed(EVERYWHERE, ["shelly*"]), KeyRing.empty())
+    for text, format_ in ((shelly, "shelly"), (json, "json")):
+        datagrams = Datagrams.of(
+            [text % b"shellyplug-907069531520", text % b"plug-907069531520123"]
+        )
+        decoded = FORMATS[format_].decoder(Options())(datagrams, 1_795_000_000_000, gate)
+        assert decoded.rows.tolist() == [0]
+        assert decoded.tally.refused == {Reason.NOT_ALLOWED: 1}
 
 
 def test_an_id_is_looked_at_once_and_what_is_kept_is_bounded(

@@ -36,6 +36,18 @@ NOBODY_S = KeyRing.empty()
 RING = ring_of(KEYS, MASTER)
 KITCHEN = b"kitchen".ljust(16, b"\0")
 JSON = b'{"meter":"kitchen","registers":{"energy_import":%d}}'
+# An unsigned datagram of 5 Wh in each format that is not native.
+OTHERS = {
+    "json": JSON % 5,
+    "shelly": b'{"src":"plug","method":"NotifyStatus","params":{"pm1:0":{"aenergy":{"total":5}}}}',
+    "dlms": bytes.fromhex(
+        "000100010066002d0f40000000000102020309060100010800ff060000"
+        "000502020f00161e020209060000600100ff0a0468616c6c"
+    ),
+    "speedwire": bytes.fromhex(
+        "534d4100 00180010 6069 015d 71557e2a 00000001 00010800 0000000000004650 00000000"
+    ),
+}
 
 
 def no_keys() -> KeyRing:
@@ -123,10 +135,13 @@ def listen() -> Iterator[Open]:
             portable: bool = False,
             address: str = "127.0.0.1",
             allowed: Allowed | None = None,
+            interval_ms: int = 0,
         ) -> Listener:
             sock = stack.enter_context(bind(address, 0))
             allowed = allowed or Allowed(LOOPBACK)
-            return Listener(sock, FORMATS[format_], allowed, portable=portable)
+            return Listener(
+                sock, FORMATS[format_], allowed, portable=portable, interval_ms=interval_ms
+            )
 
         yield open_
 
@@ -140,7 +155,10 @@ def sender_to(listener: Listener) -> Iterator[socket.socket]:
 
 @contextmanager
 def receiving(
-    sink: Kept, *listeners: Listener, keys: Callable[[], KeyRing] = no_keys
+    sink: Kept,
+    *listeners: Listener,
+    keys: Callable[[], KeyRing] = no_keys,
+    clock: Callable[[], float] = lambda: NOW / 1000,
 ) -> Iterator[None]:
     """``receive`` in a thread of its own; it is stopped, and must stop, at the end."""
     stop = threading.Event()
@@ -148,7 +166,7 @@ def receiving(
 
     def run() -> None:
         try:
-            receive(list(listeners), sink, stop, keys, lambda: NOW / 1000)
+            receive(list(listeners), sink, stop, keys, clock)
         except BaseException as error:
             failed.append(error)
             raise
@@ -213,9 +231,11 @@ def test_what_is_longer_than_any_datagram_of_the_format_is_oversized(
     listen: Open, portable: bool, name: str
 ) -> None:
     listener, sink = listen(name, portable=portable), Kept()
-    start = b"{" if name == "json" else b"\xf5"
+    start = {"json": b"{", "shelly": b'{"src"', "dlms": b"\0\1"}.get(name, b"\xf5")
+    longest = FORMATS[name].longest
+    room = longest + 1 + -(longest + 1) % 64
     with sender_to(listener) as sock, receiving(sink, listener):
-        for length in (1233, 1279, 1280, 1281, 9000, 65507):
+        for length in (longest + 1, max(longest + 1, room - 1), room, room + 1, 9000, 65507):
             sock.send(start.ljust(length, b" "))
         wait_until(lambda: listener.received == 6)
     assert listener.tally.refused == {Reason.OVERSIZED: 6}
@@ -526,7 +546,7 @@ def test_unsigned_datagrams_come_from_allowed_networks_only(
     home = listen(name, portable=portable)
     away = listen(name, portable=portable, allowed=Allowed(["10.0.0.0/8", "::/0"]))
     sink = Kept()
-    datagram = JSON % 5 if name == "json" else one(5)
+    datagram = OTHERS.get(name, one(5))
     with sender_to(home) as to_home, sender_to(away) as to_away, receiving(sink, home, away):
         for sock in (to_home, to_away):
             sock.send(datagram)
@@ -675,3 +695,63 @@ def test_drops_while_the_sink_is_full_are_told_from_others(
     counts, _, _ = summed(sink)
     assert counts == {"accepted": 2000 - both, "back_pressure": both - before}
     assert sink.counted[-1].listeners[-1].drops == both
+
+
+# Thinned
+
+
+def second(value: int) -> bytes:
+    """A datagram of second ``value`` of the meter's own clock."""
+    return b'{"meter":"kitchen","time":%d,"registers":{"energy_import":%d}}' % (
+        NOW // 1000 + value,
+        value,
+    )
+
+
+def test_a_thinned_listener_counts_every_datagram_and_keeps_the_last_reading(listen: Open) -> None:
+    listener, sink = listen("json", interval_ms=60_000), Kept()
+    other = listen("json")
+    with sender_to(listener) as sock, sender_to(other) as plain, receiving(sink, listener, other):
+        for number in range(90):
+            sock.send(second(number))
+        wait_until(lambda: sum(map(len, sink.envelopes)) == 90)
+        assert sink.values == [0, 60]
+        plain.send(second(91))
+        plain.send(second(92))
+        wait_until(lambda: sink.values == [0, 60, 91, 92])
+    # NOW is a whole minute. Stopped, it gives up what it held back.
+    assert sink.values == [0, 60, 91, 92, 89]
+    marks = np.concatenate([part.marks for part in sink.envelopes])
+    assert len(marks) == 90 + 2 + 1
+    assert np.flatnonzero(marks & Mark.UNCOUNTED).tolist() == [92]
+
+
+def test_what_is_held_back_leaves_when_its_sender_falls_silent(listen: Open) -> None:
+    listener, sink = listen("json", interval_ms=60_000), Kept()
+    now = [NOW / 1000]
+    with sender_to(listener) as sock, receiving(sink, listener, clock=lambda: now[0]):
+        for number in range(3):
+            sock.send(second(number))
+        wait_until(lambda: sum(map(len, sink.envelopes)) == 3)
+        now[0] += 119
+        time.sleep(1.2)  # it looks once a second
+        assert sink.values == [0]
+        now[0] += 1
+        wait_until(lambda: sink.values == [0, 2], within=3)
+    assert sink.values == [0, 2]
+
+
+def test_what_wants_an_acknowledgement_is_not_thinned(listen: Open) -> None:
+    listener, sink = listen(interval_ms=3_600_000), Kept()
+    with sender_to(listener) as sock, receiving(sink, listener):
+        for number in range(100):
+            record = native.Record(ENERGY_IMPORT, NOW + 1000 * number, number)
+            sock.send(native.encode(KITCHEN, 1, number, [record], acknowledge=True))
+        wait_until(lambda: sum(map(len, sink.envelopes)) == 100)
+        assert sink.values == list(range(100))
+
+
+def test_the_log_says_what_is_thinned(listen: Open) -> None:
+    assert "json datagrams, thinned to one reading in 60 s, unsigned" in describe(
+        listen("json", interval_ms=60_000)
+    )

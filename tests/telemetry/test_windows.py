@@ -158,6 +158,19 @@ def test_verdicts_of_what_meters_send(commits: list[list[tuple[int, int, int]]])
     check(commits)
 
 
+def test_meters_that_count_one_after_the_other_beside_others() -> None:
+    """What is usual takes a shorter way, whoever sends between: meter 1 has a gap, 2 repeats."""
+    first = [(meter, 1, number) for meter in range(4) for number in range(3)]
+    for odd in (5, 2, 0):
+        check([first, [(0, 1, 3), (1, 1, odd), (2, 1, 3), (2, 1, 3), (3, 1, 3), (3, 1, 4)]])
+    check([first, [(3, 1, number) for number in range(3, 70)], [(3, 1, 70), (0, 1, 3)]])
+
+
+def test_the_first_number_of_an_epoch_does_not_follow_the_last_of_another() -> None:
+    check([[(0, 7, LAST - 1)], [(0, 7, LAST)], [(0, 8, 0)], [(0, 8, 1)]])
+    check([[(0, 7, LAST)], [(0, 8, 0), (0, 8, 1)]])
+
+
 @given(COMMITS)
 @settings(deadline=None)
 def test_it_does_not_matter_how_datagrams_fall_into_commits(
