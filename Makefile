@@ -1,6 +1,7 @@
 # make run    starts Wattbus with a small fleet of simulated meters
 # make test   formatter, linter, strict types, then every test
-# make bench  the benchmarks (see benchmarks/README.md)
+# make bench  Wattbus beside others, all suites; make bench ARGS="ingest-1 --quick" for less
+#             (see benchmarks/README.md)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -19,7 +20,8 @@ test: $(READY)
 	$(BIN)/pytest -n 4 --dist worksteal
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.peers.install
+	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""Runs one benchmark, or all: ``python -m benchmarks [SUITE] [options]``."""
+"""Runs one benchmark: ``python -m benchmarks NAME [options]``; without a name, all side by side."""
 
 from __future__ import annotations
 
@@ -9,58 +9,64 @@ import platform
 import sys
 
 from benchmarks import (
-    ask,
     bus,
+    compare,
     cuts,
     databases,
     exact,
     forged,
-    grow,
-    ingest,
     kill,
     repeats,
-    safe,
+    report,
     senders,
-    store,
+    writer,
 )
+from benchmarks.suites import SUITES
 
-SUITES = {
-    "ingest": ingest,
+# What is measured of Wattbus alone, and proofs that take long.
+ALONE = {
+    "writer": writer,
     "senders": senders,
-    "safe": safe,
     "forged": forged,
-    "ask": ask,
     "databases": databases,
-    "store": store,
-    "grow": grow,
     "repeats": repeats,
+    "kill": kill,
+    "exact": exact,
+    "cuts": cuts,
+    "bus": bus,
 }
-# Proofs, too long to run unless asked for.
-SOAKS = {"kill": kill, "exact": exact, "cuts": cuts, "bus": bus}
+ALL = "all"
 
 
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     subparsers = parser.add_subparsers(dest="suite")
-    parsers = {}
-    for name, suite in (SUITES | SOAKS).items():
-        parsers[name] = subparsers.add_parser(name, help=suite.__doc__)
-        suite.add_arguments(parsers[name])
-    arguments = parser.parse_args()
+    whole = subparsers.add_parser(ALL, help="every suite side by side, one after another")
+    compare.add_arguments(whole)
+    for name, suite in SUITES.items():
+        compare.add_arguments(subparsers.add_parser(name, help=suite.about))
+    subparsers.add_parser("report", help=report.__doc__)
+    for name, module in ALONE.items():
+        module.add_arguments(subparsers.add_parser(name, help=module.__doc__))
+    arguments = parser.parse_args(sys.argv[1:] or [ALL])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # long work, piped into a file
     print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", end=", ")
     print(f"Python {platform.python_version()}")
-    chosen = SUITES if arguments.suite is None else SUITES | SOAKS
-    for name, suite in chosen.items():
-        if arguments.suite in (None, name):
-            print(f"\n== {name}: {(suite.__doc__ or '').strip()}")
-            suite.run(arguments if arguments.suite else parsers[name].parse_args([]))
+    name = arguments.suite
+    if name == "report":
+        report.write_committed()
+    elif name in ALONE:
+        print(f"\n== {name}: {(ALONE[name].__doc__ or '').strip()}")
+        ALONE[name].run(arguments)
+    else:
+        compare.run(list(SUITES) if name == ALL else [name], arguments)
 
 
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
+        print("ended", file=sys.stderr)
         sys.exit(130)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import zmq
 
-from benchmarks.collector import Collector, free_port
+from benchmarks.collector import Collector
+from benchmarks.ports import free_port
 from query import credentials
 from query import messages as m
 from query.client import Client

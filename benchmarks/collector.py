@@ -15,16 +15,10 @@ from typing import Self
 
 import psutil
 
+from benchmarks.ports import free_port
 from query.client import Client
 
 _ANSWERS_WITHIN = 60.0  # seconds
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Collector:
@@ -36,10 +30,12 @@ class Collector:
         program: tuple[str, ...] = ("cli", "serve"),
         *,
         config: str = "",
+        quiet: bool = False,
     ) -> None:
         """``data``: a directory that is there already, and stays; ``program``: another module.
 
-        ``config``: TOML; the first listener gets the port ``udp``.
+        ``config`` is the text of a configuration; ``quiet``: what it says is shown only where it
+        does not start.
         """
         self._keep = data is not None
         self.data = data or Path(tempfile.mkdtemp(prefix="wattbus-bench-"))
@@ -50,18 +46,20 @@ class Collector:
         flags += [f"--udp-port={self.udp[1]}"]
         self.flags = [f"--data={self.data}", "--time-zone=UTC"]  # of its parts, wherever they are
         if config:
-            path = self.data / "wattbus.toml"
-            path.write_text(config, "utf-8")
-            self.flags += [f"--config={path}"]
+            (self.data / "wattbus.toml").write_text(config, "utf-8")
+            self.flags += [f"--config={self.data / 'wattbus.toml'}"]
+        self._said = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115 (closed on leaving)
         self._process = subprocess.Popen(
             [sys.executable, "-m", *program, *flags, *self.flags],
             stdout=subprocess.PIPE,
+            stderr=self._said,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the benchmark, which then stops it
         )
         assert self._process.stdout is not None
         try:
             if "ready" not in self._process.stdout.readline():
-                raise RuntimeError("the collector did not start")
+                raise RuntimeError(f"the collector did not start\n{self._what_it_said()}")
             parent = psutil.Process(self._process.pid)
             children = {_name(child): child for child in parent.children()}
             self.processes = children | {"serve": parent}
@@ -77,8 +75,16 @@ class Collector:
         self._process.wait(60)
         if self._process.stdout is not None:
             self._process.stdout.close()
+        if self._said is not None:
+            self._said.close()
         if not self._keep:
             shutil.rmtree(self.data, ignore_errors=True)
+
+    def _what_it_said(self) -> str:
+        if self._said is None:
+            return ""
+        self._said.seek(0)
+        return self._said.read().decode(errors="replace")
 
     def client(self) -> Client:
         """A client of it."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.datagrams import names
 from telemetry.readings import Int64s, Readings, UInt64s
 from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
 
@@ -83,11 +84,6 @@ class Homes:
         noise = rng.standard_normal((rounds, self.count), np.float32)
         noise *= np.float32(sigma)
         return np.exp(noise, out=noise)
-
-
-def names(count: int) -> npt.NDArray[np.bytes_]:
-    """The homes' ids, 16 octets each."""
-    return np.char.mod("bench-%07d", np.arange(count)).astype("S16")
 
 
 def _twice(keys: UInt64s, rounds: int) -> UInt64s:

@@ -20,8 +20,8 @@ from typing import Protocol
 import numpy as np
 import psutil
 
-from benchmarks.collector import free_port
 from benchmarks.meters import START_MS, Meters, name, value
+from benchmarks.ports import free_port
 from query.client import Client
 from query.transport import BusError
 

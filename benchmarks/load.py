@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import socket
 import time
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
+from benchmarks.datagrams import made, native_rows
 from telemetry.bulk_udp import BulkSender
-from telemetry.formats.native import RECORD, encode_same_shape
 from telemetry.readings import Bytes
-from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
 
 _TICK = 0.002  # seconds between bursts
+_MOST = 1024  # datagrams of a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +30,7 @@ class Sent:
 
 def household(meters: int, rounds: int, start_ms: int, step_ms: int) -> Bytes:
     """``rounds`` datagrams of energy and power from each meter, round by round, ready to send."""
-    rng = np.random.default_rng(1)
-    count = meters * rounds
-    names = np.char.mod("bench-%07d", np.arange(meters)).astype("S16")
-    keys = names.view(np.uint64).reshape(meters, 2)
-    power = rng.integers(50, 4000, count)
-    energy = (power.reshape(rounds, meters).cumsum(axis=0) * step_ms // 3_600_000).ravel()
-    records = np.zeros((count, 2), RECORD)
-    records["register"] = ENERGY_IMPORT, POWER_IMPORT
-    records["value"] = np.stack([energy, power * 10], axis=1)
-    return encode_same_shape(
-        np.tile(keys[:, 0], rounds),
-        np.tile(keys[:, 1], rounds),
-        np.ones(count, np.uint32),
-        np.repeat(np.arange(rounds, dtype=np.uint32), meters),
-        start_ms + np.repeat(np.arange(rounds, dtype=np.int64), meters) * step_ms,
-        records,
-    )
+    return np.concatenate([native_rows(one) for one in made(meters, rounds, start_ms, step_ms)])
 
 
 def send(to: tuple[str, int], rows: Bytes, rate: float | None) -> Sent:
@@ -54,9 +41,53 @@ def send(to: tuple[str, int], rows: Bytes, rate: float | None) -> Sent:
         began, used, sent = time.perf_counter(), time.process_time(), 0
         while sent < len(rows):
             if rate is None:
-                due = min(len(rows), sent + 1024)
+                due = min(len(rows), sent + _MOST)
             else:
                 time.sleep(_TICK)
                 due = min(len(rows), int((time.perf_counter() - began) * rate))
             sent += sender.send(rows[sent:due])
         return Sent(sent, time.perf_counter() - began, time.process_time() - used)
+
+
+class Sending:
+    """Sending in a process of its own, from entering on; ended on leaving."""
+
+    def __init__(self, to: tuple[str, int], rows: Bytes, rate: float | None) -> None:
+        # Forked, so that what is prepared is not copied.
+        context = multiprocessing.get_context("fork")
+        self._told, tell = context.Pipe(duplex=False)
+        self._process = context.Process(target=_send, args=(to, rows, rate, tell), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._told.close()
+
+    @property
+    def going_on(self) -> bool:
+        """Whether it is still at it."""
+        return self._process.is_alive() and not self._told.poll()
+
+    def done(self) -> Sent:
+        """What it did, once it is through."""
+        while not self._told.poll(0.2):
+            if not self._process.is_alive():
+                raise RuntimeError("the sender ended")
+        said = self._told.recv()
+        if not isinstance(said, Sent):
+            raise RuntimeError(f"the sender ended: {said}")
+        return said
+
+
+def _send(to: tuple[str, int], rows: Bytes, rate: float | None, tell: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert isinstance(tell, multiprocessing.connection.Connection)
+    try:
+        tell.send(send(to, rows, rate))
+    except OSError as error:
+        tell.send(str(error))

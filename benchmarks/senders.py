@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks.collector import Collector, free_port
+from benchmarks.collector import Collector
 from benchmarks.made import json_text, native
+from benchmarks.ports import free_port
 from query.client import Client
 from query.messages import ListenerStatus, Status
 

@@ -34,25 +34,16 @@ def run(*arguments: str) -> str:
     return ended.stdout
 
 
-def test_store_prints_what_a_month_costs() -> None:
-    printed = run("store", "--meters", "3", "--days", "2")
-    assert "576 readings of energy and power: 3 meters" in printed
-    assert "octets a reading (target 2.4)" in printed
-    # Not installed everywhere; where it is, it must hold the same values.
-    assert "VictoriaMetrics" in printed or "victoria-metrics is not installed" in printed
-    assert "do NOT compare" not in printed
-
-
-def test_grow_prints_costs_and_answers_at_each_size(tmp_path: Path) -> None:
-    small = ("--meters", "5", "--times", "2", "--window", "0.0005", "--windows", "2")
-    printed = run("grow", "--millions", "0.001", "0.003", *small, "--keep", str(tmp_path))
+def test_writer_prints_costs_and_sizes_at_each_size(tmp_path: Path) -> None:
+    small = ("--meters", "5", "--window", "0.0005", "--windows", "2")
+    printed = run("writer", "--millions", "0.001", "0.003", *small, "--keep", str(tmp_path))
     for size in ("1,000", "3,000"):
-        assert f"\n{size} readings of 5 meters" in printed
-    assert printed.count("month by hour") == 2
+        assert f"\n{size} readings of 5 meters: first answer" in printed
     assert printed.count("(target 0.6: commit") == 2
+    assert printed.count("octets a reading (target 2.4)") == 2
     # A second run goes on from what is there: 3,000 readings and the windows after them.
     assert "\n4,000 readings of 5 meters" in run(
-        "grow", "--millions", "0.003", *small, "--keep", str(tmp_path)
+        "writer", "--millions", "0.003", *small, "--keep", str(tmp_path)
     )
 
 

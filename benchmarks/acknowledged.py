@@ -1,12 +1,9 @@
-"""Signed and acknowledged datagrams beside plain ones: what safety costs, how soon it is known."""
+"""Sending as meters do that want to know: signed, repeated until it is acknowledged."""
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import select
 import socket
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks.collector import Collector
-from benchmarks.load import household
-from query.client import Client
 from storage import key_file, key_making
 from telemetry import security
 from telemetry.bulk_udp import BulkReceiver, BulkSender
@@ -55,51 +49,7 @@ class Outcome:
     acks: int
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Each of four ways of sending, round by round, medians."""
-    ways = [(False, False), (True, False), (False, True), (True, True)]
-    found: dict[tuple[bool, bool], list[tuple[float, float, Outcome]]] = {way: [] for way in ways}
-    for _ in range(arguments.rounds):
-        for way in ways:
-            found[way].append(_measure(arguments, *way))
-    print("signed  acknowledged   a second   CPU us   ack p50 ms   p99 ms  transmissions")
-    for (signed, acknowledged), took in found.items():
-        rate, cpu = (statistics.median(column) for column in list(zip(*took, strict=True))[:2])
-        outcomes = [outcome for *_, outcome in took]
-        p50, p99 = (
-            statistics.median(getattr(o, name) for o in outcomes) for name in ("p50", "p99")
-        )
-        times = statistics.median(o.transmissions for o in outcomes) / arguments.datagrams
-        print(f"{signed!s:7} {acknowledged!s:12} {rate:>10,.0f} {cpu:>8.2f}", end="")
-        print(f" {p50:>12.1f} {p99:>8.1f} {times:>14.3f}" if acknowledged else "")
-
-
-def _measure(
-    arguments: argparse.Namespace, signed: bool, acknowledged: bool
-) -> tuple[float, float, Outcome]:
-    """Datagrams a second, CPU microseconds of the collector for each, and the rest."""
-    rounds = arguments.datagrams // arguments.meters
-    now = int(time.time() * 1000)
-    rows = household(arguments.meters, rounds, now - rounds * 1000, 1000)
-    if acknowledged:
-        rows[:, _FLAGS] |= FLAG_ACKNOWLEDGE
-    with Collector() as collector, collector.client() as client:
-        if signed:
-            rows = _sign(collector.data, rows, arguments.meters)
-            time.sleep(1.5)  # receivers look once a second whether there are new keys
-        load = Load(rows, arguments.meters, arguments.rate, acknowledged)
-        before = sum(collector.cpu().values())
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            outcome = pool.apply(send, (collector.udp, load))
-        _wait_stored(client, 2 * len(rows))
-        used = sum(collector.cpu().values()) - before
-        stored = client.status().readings // 2
-        if stored != len(rows):
-            print(f"{len(rows) - stored:,} of {len(rows):,} datagrams LOST")
-    return len(rows) / outcome.seconds, used / len(rows) * 1e6, outcome
-
-
-def _sign(data: Path, rows: Bytes, meters: int) -> Bytes:
+def sign(data: Path, rows: Bytes, meters: int) -> Bytes:
     """The same datagrams signed and encrypted, with a key of their own for each meter."""
     now, keys = time.time_ns() // 1_000_000, []
     with key_file.opened(data, create=True) as connection:
@@ -113,13 +63,11 @@ def _sign(data: Path, rows: Bytes, meters: int) -> Bytes:
     return np.frombuffer(sealed, np.uint8).reshape(len(rows), -1)
 
 
-def _wait_stored(client: Client, values: int) -> None:
-    last, since = -1, time.monotonic()
-    while time.monotonic() - since < 2.5 and last != values:
-        readings = client.status().readings
-        if readings != last:
-            last, since = readings, time.monotonic()
-        time.sleep(0.02)
+def wanting(rows: Bytes) -> Bytes:
+    """The same datagrams, which want to be acknowledged."""
+    rows = rows.copy()
+    rows[:, _FLAGS] |= FLAG_ACKNOWLEDGE
+    return rows
 
 
 class _Waiting:
@@ -210,11 +158,3 @@ def send(to: tuple[str, int], load: Load) -> Outcome:
     took = np.concatenate(waiting.latencies or [np.zeros(1)])
     p50, p99 = np.percentile(took, [50, 99]).tolist()
     return Outcome(seconds, transmissions, int(waiting.done.sum()), p50, p99, waiting.acks)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The suite's options."""
-    parser.add_argument("--datagrams", type=int, default=600_000)
-    parser.add_argument("--meters", type=int, default=10_000)
-    parser.add_argument("--rate", type=float, default=60_000, help="datagrams a second")
-    parser.add_argument("--rounds", type=int, default=3)

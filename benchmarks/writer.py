@@ -1,42 +1,34 @@
-"""Whether storing and asking stay as quick, and memory as small, as the history grows."""
+"""What the writer's own code costs as the history grows: commits, sealing, its slices, octets."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from benchmarks import terminal
-from benchmarks.ask import Question, questions, timed
-from benchmarks.collector import Collector, first_answer, peak
+from benchmarks.collector import first_answer, peak
+from benchmarks.datagrams import name, names
 from benchmarks.filling import REGISTERS, Costs, Filler
-from benchmarks.homes import STEP_MS, Homes, names
+from benchmarks.homes import STEP_MS, Homes
 from benchmarks.terminal import millions, positive, progress, wrong
-from query.client import Client
 from storage.defaults import Defaults
 from storage.engine import Database, database_path
 from storage.queries import Reader, UnknownMeterError
 from telemetry.registers import ENERGY_IMPORT
 
 TARGET_CPU, TARGET_SLICE, TARGET_SPREAD = 0.6, 50.0, 0.10
-TARGET_MEMORY, TARGET_FIRST = 300, 2.0  # MiB, seconds
-_TARGETS = {  # ms, the median
-    "latest": 0.5,
-    "one day raw": 0.6,
-    "month by day": 0.7,
-    "month by hour": 1.0,
-    "fleet by day": 20.0,
-    "top ten": 20.0,
-}
+TARGET_OCTETS, TARGET_MEMORY, TARGET_FIRST = 2.4, 300, 2.0  # a reading; MiB; seconds
 _MILLION = 1_000_000
 
 
@@ -49,7 +41,7 @@ class _Size:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Fill a database to each size; there ask, and then measure what more costs."""
+    """Fill a database to each size, and there measure what more costs."""
     sizes = sorted(int(size * _MILLION) for size in arguments.millions)
     if sizes[0] < 2 * arguments.meters:
         raise wrong("--millions: at least two readings of each of the --meters")
@@ -61,12 +53,14 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"{size:,} readings: left out, {stored:,} are there already")
                 continue
             stored += _fill(data, homes, size - stored)
-            print(f"\n{stored:,} readings of {homes.count:,} meters, ", end="")
-            print(f"{database_path(data).stat().st_size / stored:.2f} octets each")
-            _ask(data, homes, arguments.times)
+            print(f"\n{stored:,} readings of {homes.count:,} meters: ", end="")
+            first = first_answer(data, name(0))
+            print(f"first answer {first:.2f} s after the query service's start ", end="")
+            print(f"(target {TARGET_FIRST:.0f})")
             costs = _measure(data, homes, arguments)
             done.append(_Size(stored, statistics.median(cost.both() for cost in costs)))
             stored += sum(cost.readings for cost in costs)
+            _print_size(data, stored)
         _compare(done)
 
 
@@ -151,6 +145,7 @@ def _measure(data: Path, homes: Homes, arguments: argparse.Namespace) -> list[Co
     longest = max(cost.seal.slowest() for cost in costs)
     cpu = max(cost.seal.slowest_cpu() for cost in costs)
     print(f"longest slice {longest:.1f} ms (target {TARGET_SLICE:.0f}), of CPU {cpu:.1f}; ", end="")
+    print(f"99 % within {max(cost.seal.slowest(0.99) for cost in costs):.1f}; ", end="")
     print(f"memory while storing at most {memory:.0f} MiB, this benchmark's with it ", end="")
     print(f"(target {TARGET_MEMORY}); load average {os.getloadavg()[0]:.2f}")
     return costs
@@ -162,41 +157,40 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _ask(data: Path, homes: Homes, times: int) -> None:
-    """Ask a collector on the data over its bus, and print how it was."""
-    newest = homes.next_ms - STEP_MS
-    first = names(homes.count)[0].decode()
-    with Collector(data) as collector, collector.client() as client:
-        print("question          median ms  (target)     p99 ms")
-        asked = questions(newest) | _of_all(client, newest)
-        for name, target in _TARGETS.items():
-            if name not in asked:
-                print(f"{name:16} left out: this Wattbus has no such question")
-                continue
-            count = times if target < 10 else max(3, times // 10)
-            took = timed(client, asked[name], count, homes.count)
-            print(f"{name:16} {statistics.median(took):>10.3f} {target:>9} ", end="")
-            print(f"{took[int(len(took) * 0.99)]:>10.3f}")
-        memory = collector.peaks()
-    for name in ("writer", "query"):
-        print(f"memory of {name}: at most {memory[name]:.0f} MiB (target {TARGET_MEMORY})")
+def _print_size(data: Path, readings: int) -> None:
+    """How large the database is once everything is sealed."""
+    filler = Filler(Database(data), Defaults())
+    try:
+        filler.seal_all()
+    finally:
+        filler.close()
+    path = database_path(data)
+    size = path.stat().st_size
+    parts = _parts(path, size)
     print(
-        f"first answer {first_answer(data, first):.2f} s after the query service's start ", end=""
+        f"database      {size / readings:.3f} octets a reading (target {TARGET_OCTETS}): ", end=""
     )
-    print(f"(target {TARGET_FIRST:.0f}); load average {os.getloadavg()[0]:.2f}")
+    print(", ".join(f"{name} {octets / readings:.3f}" for name, octets in parts.items()))
+    used = (size - parts["free"]) / readings
+    print(f"              {used:.3f} without the pages that are free for what comes next")
 
 
-def _of_all(client: Client, newest_ms: int) -> dict[str, Question]:
-    """Questions about all meters in the month up to the newest reading, if there are any."""
-    last = datetime.fromtimestamp(newest_ms / 1000, UTC).date()
-    month = {"first": str(last - timedelta(days=29)), "last": str(last)}
-    fleet, top = getattr(client, "fleet", None), getattr(client, "top", None)
-    if fleet is None or top is None:
-        return {}
-    return {
-        "fleet by day": lambda _client, _meter: fleet("day", **month),
-        "top ten": lambda _client, _meter: top(10, **month),
-    }
+def _parts(path: Path, size: int) -> dict[str, int]:
+    """The file's octets by what is in its pages."""
+    parts = {"blocks": 0, "daily": 0, "other": 0}
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+        tables = "SELECT m.tbl_name, sum(s.pgsize) FROM dbstat s JOIN sqlite_master m USING (name)"
+        try:
+            rows = connection.execute(f"{tables} GROUP BY m.tbl_name").fetchall()
+        except sqlite3.OperationalError:  # an SQLite without dbstat
+            rows = connection.execute("SELECT 'blocks', sum(length(body)) FROM blocks").fetchall()
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+    for table, octets in rows:
+        parts[table if table in parts else "other"] += octets
+    parts["free"] = free * page
+    parts["other"] += size - sum(parts.values())  # pages of no table
+    return parts
 
 
 def _compare(done: list[_Size]) -> None:
@@ -223,7 +217,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of readings, at each size",
     )
     parser.add_argument("--meters", type=terminal.meters, default=1_000)
-    parser.add_argument("--times", type=positive, default=300, help="that each question is asked")
     parser.add_argument(
         "--window",
         type=millions,

@@ -1,0 +1,13 @@
+"""Ports that nobody has."""
+
+from __future__ import annotations
+
+import socket
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    """One of 127.0.0.1, for a socket of this kind."""
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
