@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from query.client import Client
@@ -24,6 +25,10 @@ PROGRAM = ("-m", "cli.main")  # what Python runs
 # Who starts the tests in the background may have these ignored; their children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Others use this machine, too: how long an example takes says nothing.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:

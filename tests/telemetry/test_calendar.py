@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from telemetry.calendar import (
@@ -203,7 +203,6 @@ STEPS = st.sampled_from([step for step in Step if step is not Step.RAW])
 
 
 @given(STEPS, ZONES, INSTANTS, st.integers(1, 100 * DAY_MS))
-@settings(deadline=None)
 def test_edges_cover_the_period_and_nothing_more(
     step: Step, zone: ZoneInfo, start: int, length: int
 ) -> None:
@@ -214,7 +213,6 @@ def test_edges_cover_the_period_and_nothing_more(
 
 
 @given(ZONES, INSTANTS, st.integers(1, 70 * DAY_MS))
-@settings(deadline=None)
 def test_coarser_edges_are_finer_edges(zone: ZoneInfo, start: int, length: int) -> None:
     months = edges(Step.MONTH, zone, start, start + length)
     coarser = months
@@ -226,7 +224,6 @@ def test_coarser_edges_are_finer_edges(zone: ZoneInfo, start: int, length: int) 
 
 
 @given(STEPS, ZONES, INSTANTS, st.integers(1, 40 * DAY_MS))
-@settings(deadline=None)
 def test_edges_do_not_depend_on_the_period(
     step: Step, zone: ZoneInfo, start: int, length: int
 ) -> None:
@@ -238,7 +235,6 @@ def test_edges_do_not_depend_on_the_period(
 
 
 @given(ZONES, INSTANTS)
-@settings(deadline=None)
 def test_an_hour_shows_a_full_hour_or_follows_a_change(zone: ZoneInfo, instant: int) -> None:
     start = int(edges(Step.HOUR, zone, instant, instant + 1)[0])
     local = datetime.fromtimestamp(start / 1000, zone)
@@ -277,7 +273,6 @@ def test_billing_day_out_of_range(day: int) -> None:
 
 
 @given(ZONES, st.integers(1, 31), INSTANTS)
-@settings(deadline=None)
 def test_billing_periods_follow_each_other(zone: ZoneInfo, day: int, instant: int) -> None:
     period = billing_period(zone, day, instant)
     assert period.start_ms <= instant < period.end_ms
@@ -340,13 +335,11 @@ def test_format_instant(instant: str, text: str) -> None:
 
 
 @given(ZONES, ZONES, INSTANTS)
-@settings(deadline=None)
 def test_format_and_parse_are_inverse(zone: ZoneInfo, other: ZoneInfo, instant: int) -> None:
     assert parse_instant(format_instant(instant, zone), other) == instant
 
 
 @given(ZONES, INSTANTS)
-@settings(deadline=None)
 def test_day_edges_have_their_local_dates(zone: ZoneInfo, instant: int) -> None:
     start, end = edges(Step.DAY, zone, instant, instant + 1).tolist()
     dates = [datetime.fromtimestamp(at / 1000, zone).date() for at in (start, instant, end)]
