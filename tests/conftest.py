@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,11 @@ PROGRAM = ("-m", "cli.main")  # what Python runs
 # Who starts the tests in the background may have these ignored; their children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Hundreds of processes are started here: what one has compiled the next need not compile again.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    own = Path(tempfile.gettempdir()) / f"wattbus-tests-{os.getuid()}"
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(own))
 
 # Others use this machine, too: how long an example takes says nothing.
 hypothesis.settings.register_profile("shared", deadline=None)
