@@ -18,9 +18,7 @@ _MOST_DIGITS = 20  # of a 64-bit integer
 
 # A backslash stands for itself unless what follows needs it. Possessive: no octets back and forth.
 _MEASUREMENT = re.compile(rb"(?:[^\x00-\x20\x7f,\\]++|\\[ ,]?+)++")
-_TAG = re.compile(
-    rb",((?:[^\x00-\x20\x7f,=\\]++|\\[ ,=]?+)++)=((?:[^ \r\n,=\\]++|\\[ ,=]?+)++)"
-)
+_TAG = re.compile(rb",((?:[^\x00-\x20\x7f,=\\]++|\\[ ,=]?+)++)=((?:[^ \r\n,=\\]++|\\[ ,=]?+)++)")
 _FIELD = re.compile(
     rb"((?:[^\x00-\x20\x7f,=\\]++|\\[ ,=]?+)++)="
     rb'(?:"((?:[^"\\]++|\\.?+)*+)"|([^", \r\n][^, \r\n]*+))',
