@@ -289,7 +289,10 @@ WRONG = [
         "FILE:2: listeners.0.interval_s: expected `int`, got `float`",
     ),
     *(
-        (f'[[listeners]]\n{where} = "m"', "FILE:2: listeners.0.line.precision: known precisions: ns")
+        (
+            f'[[listeners]]\n{where} = "m"',
+            "FILE:2: listeners.0.line.precision: known precisions: ns",
+        )
         for where in ("line.precision", "'line' . precision")
     ),
     (
