@@ -45,7 +45,7 @@ def decoded(text: str | bytes, gate: Gate = GATE, name: str = "line") -> Decoded
 
 
 def test_usual_fields() -> None:
-    said = {}
+    said: dict[str, str] = {}
     for fields, register, unit in table("usual field"):
         said |= dict.fromkeys(re.findall(r"`(\w+)`", fields), register.strip("`"))
         assert BY_NAME[register.strip("`")].unit == unit.strip("-")
