@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.collector import Collector
-from benchmarks.made import json_text, native
+from benchmarks.made import dlms, json_text, line, native, shelly, speedwire
 from benchmarks.ports import free_port
 from query.client import Client
 from query.messages import ListenerStatus, Status
@@ -33,6 +33,11 @@ class Sender:
 SENDERS = (
     Sender("native", "native", native.made),
     Sender("json", "json", json_text.made),
+    Sender("line", "line", line.made),
+    Sender("line, 20", "line", line.made_20),
+    Sender("speedwire", "speedwire", speedwire.made),
+    Sender("shelly", "shelly", shelly.made),
+    Sender("dlms", "dlms", dlms.made),
 )
 
 

@@ -19,7 +19,7 @@ from platformdirs import user_data_path
 
 from cli.config_addresses import LOOPBACK, Address, BusAddress
 from cli.config_lines import line_of
-from cli.config_listeners import Listener
+from cli.config_listeners import Line, Listener
 from cli.config_retention import Retention, RetentionGroup
 from storage.defaults import Defaults
 
@@ -240,6 +240,7 @@ def _with_line(path: Path, text: str, message: str) -> str:
 def _known(keys: list[str]) -> tuple[str, ...]:
     tables = {"": Config, "listeners": Listener, "retention": Retention}
     tables |= {"query": BusAddress, "live": BusAddress, "retention.groups": RetentionGroup}
+    tables["listeners.line"] = Line
     path = ".".join(key for key in keys if not key.isdigit())
     return tables.get(path, Address).__struct_encode_fields__
 

@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+
+_NAME = r"""(?:"[^"]*"|'[^']*'|[\w-]+)"""
+_PATH = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
+_HEADER = re.compile(rf"\s*(\[\[?)\s*({_PATH})\s*\]")
+_KEY = re.compile(rf"\s*({_PATH})\s*=")
 
 
 def line_of(text: str, keys: list[str]) -> int:
-    """The line of a key in its table (of a list: in its element), else of the table, else 1."""
-    *tables, name = [key for key in keys if not key.isdigit()] or [""]
-    element = next((int(key) for key in keys if key.isdigit()), 0)
-    wanted = ".".join(tables)
-    own = f"{wanted}.{name}" if wanted else name
-    current, begun, table_at = "", -1, 0
+    """The line of a key, else of the table or list that it is in, else 1.
+
+    ``keys`` lead to it, numbers to the elements of lists: ``["listeners", "0", "port"]``.
+    """
+    wanted = ".".join(keys)
+    elements: Counter[str] = Counter()  # of each list of tables
+    table, best, found = "", 0, 1
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*(\[\[?)\s*([\w.-]+)", line)
-        if header:
-            current = header.group(2)
-            begun += current == wanted and header.group(1) == "[["
-        elif not current and re.match(rf"\s*{re.escape(wanted)}\s*\.\s*{re.escape(name)}\b", line):
-            return number
-        inside = current == wanted and begun in (-1, element)
-        if inside and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*[=.]", line):
-            return number
-        if (inside and header) or (not current and re.match(rf"\s*{re.escape(wanted)}\b", line)):
-            table_at = table_at or number
-        elif header and current == own:
-            return number
-    return table_at or 1
+        if header := _HEADER.match(line):
+            path = _place(_names(header[2]), elements)
+            if header[1] == "[[":
+                elements[path] += 1
+                path += f".{elements[path] - 1}"
+            table = path
+        elif key := _KEY.match(line):
+            path = ".".join([*([table] if table else []), *_names(key[1])])
+        else:
+            continue
+        if f"{wanted}.".startswith(f"{path}.") and len(path) > best:
+            best, found = len(path), number
+    return found
+
+
+def _names(path: str) -> list[str]:
+    return [name.strip("\"'") for name in re.findall(_NAME, path)]
+
+
+def _place(names: list[str], elements: Counter[str]) -> str:
+    """The path of a table; where its tables are lists, in their newest elements."""
+    path = ""
+    for place, name in enumerate(names):
+        path += f".{name}" if path else name
+        if elements[path] and place < len(names) - 1:
+            path += f".{elements[path] - 1}"
+    return path

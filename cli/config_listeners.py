@@ -9,9 +9,28 @@ import msgspec
 from cli.config_addresses import LOOPBACK
 from telemetry import admission, multicast
 from telemetry.formats import FORMATS
-from telemetry.formats.options import Options
+from telemetry.formats.line_fields import PRECISIONS, target
+from telemetry.formats.options import LineOptions, Options
 
 _LONGEST_INTERVAL = 3600
+
+
+class Line(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How a listener reads lines of the InfluxDB line protocol (docs/formats.md)."""
+
+    precision: str = LineOptions().precision
+    meter: tuple[str, ...] = LineOptions().meter
+    registers: dict[str, str] = {}
+
+    def complaints(self, key: str) -> Iterator[tuple[str, bool, str]]:
+        """Key, whether its value makes sense, and what is to be said if not."""
+        known = ", ".join(PRECISIONS)
+        yield f"{key}.precision", self.precision in PRECISIONS, f"known precisions: {known}"
+        yield f"{key}.meter", bool(self.meter), "name one tag at least"
+        yield f"{key}.meter", "" not in self.meter, "a tag's name must not be empty"
+        yield f"{key}.registers", "" not in self.registers, "a field's name must not be empty"
+        for field, text in self.registers.items():
+            yield f"{key}.registers.{field}", not (wrong := _no_register(text)), wrong
 
 
 class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -24,6 +43,7 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     meters: tuple[str, ...] = admission.EVERY_METER
     interval_s: int = 0
     interfaces: tuple[str, ...] = ()
+    line: Line = Line()
 
     @property
     def group(self) -> str | None:
@@ -33,7 +53,8 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def options(self, time_zone: str) -> Options:
         """What its decoder is told; ``time_zone`` is of devices that tell no offset."""
-        return Options(time_zone=time_zone)
+        line = LineOptions(self.line.precision, self.line.meter, self.line.registers)
+        return Options(line, time_zone)
 
     def complaints(self, key: str) -> Iterator[tuple[str, bool, str]]:
         """Key, whether its value makes sense, and what is to be said if not."""
@@ -46,6 +67,9 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         yield f"{key}.interval_s", 0 <= self.interval_s <= _LONGEST_INTERVAL, interval
         yield f"{key}.meters", "" not in self.meters, "must not be empty"
         yield f"{key}.interfaces", not (wrong := self._no_group()), wrong
+        takes = self.line == Line() or self.format in ("line", "auto")
+        yield f"{key}.line", takes, 'it is for format = "line" or "auto"'
+        yield from self.line.complaints(f"{key}.line")
 
     def _no_group(self) -> str:
         """Why nothing can be joined on interfaces that are given, or nothing."""
@@ -64,4 +88,13 @@ def _no_network(networks: tuple[str, ...]) -> str:
             admission.network(text)
         except ValueError as error:
             return f"{error}: a network is written like 192.168.7.0/24 or fe80::/10"
+    return ""
+
+
+def _no_register(text: str) -> str:
+    """What is wrong with a register and unit that a field stands for, or nothing."""
+    try:
+        target(text)
+    except ValueError as error:
+        return str(error)
     return ""

@@ -12,6 +12,7 @@ from telemetry.datagrams import Datagrams, Decoded, Tally
 from telemetry.formats import (
     dlms,
     json_text,
+    line,
     native,
     native_bulk,
     shelly,
@@ -48,6 +49,8 @@ def _always(decode: Decode) -> Callable[[Options], Decode]:
     return lambda _: decode
 
 
+# Names may start with any of them; "{" is JSON's.
+_PRINTABLE = tuple(bytes([octet]) for octet in range(0x21, 0x7F) if octet != ord("{"))
 _OWN = (
     Format("native", _always(native_bulk.decode), native.LONGEST, (bytes([native.MAGIC]),)),
     Format("json", _always(json_text.decode), native.LONGEST, (b"{", b" ", b"\t", b"\r", b"\n")),
@@ -60,11 +63,13 @@ _OWN = (
         speedwire.GROUP,
     ),
     Format("dlms", dlms.Decoder, dlms.LONGEST, dlms.STARTS),
+    Format("line", line.decoder, line.LONGEST, _PRINTABLE),
 )
 _AUTO_LONGEST = 2047  # rows of more room would hold fewer datagrams a call
 
 # Which of _OWN claims a first octet; and longer starts, the longest last.
 _NOBODY = len(_OWN)
+_REFUSED = _NOBODY + 1
 _CLAIMED = np.full(256, _NOBODY, np.int64)
 for _index, _known in enumerate(_OWN):
     _CLAIMED[[start[0] for start in _known.starts if len(start) == 1]] = _index
@@ -93,12 +98,18 @@ def _claimed(datagrams: Datagrams) -> Int64s:
 
 
 def _auto(options: Options) -> Decode:
-    """Decodes each datagram by the format that its first octets tell; of none it is foreign."""
+    """Decodes each datagram by the format that its first octets tell; of none it is foreign.
+
+    What formats of their own listeners take beyond the room of these rows would be cut here.
+    """
     decoders = [known.decoder(options) for known in _OWN]
 
     def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
         claimed = _claimed(datagrams)
         tally = Tally()
+        cut = (datagrams.lengths > _AUTO_LONGEST) & (claimed != _NOBODY)
+        tally.refuse(Reason.OVERSIZED, int(cut.sum()))
+        claimed[cut] = _REFUSED
         parts: list[tuple[Decoded, Int64s]] = []
         for index, one in enumerate(decoders):
             chosen = claimed == index

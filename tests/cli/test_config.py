@@ -17,12 +17,14 @@ import pytest
 from cli import config
 from cli.config import Config, ConfigError
 from cli.config_addresses import Address, BusAddress
-from cli.config_listeners import Listener
+from cli.config_listeners import Line, Listener
 from cli.config_retention import Retention, RetentionGroup
 from cli.main import main
 from storage.engine import Database
 from storage.ladder import parse as parse_ladder
 from telemetry.formats import FORMATS
+from telemetry.formats.line_fields import PRECISIONS
+from telemetry.formats.options import LineOptions, Options
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = (ROOT / "docs/config.md").read_text("utf-8")
@@ -108,6 +110,17 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
             (Listener("::", format="speedwire", interfaces=("eth0", "10.0.0.1")),),
         ),
         ("[[listeners]]\ninterval_s=3600", "listeners", (Listener(interval_s=3600),)),
+        (
+            '[[listeners]]\nformat = "line"\n[listeners.line]\nprecision = "s"\nmeter = ["m"]\n'
+            '[listeners.line.registers]\n"a.b" = "1.8.0 kWh"',
+            "listeners",
+            (Listener(format="line", line=Line("s", ("m",), {"a.b": "1.8.0 kWh"})),),
+        ),
+        (
+            '[[listeners]]\nline.registers = {w = "power"}',
+            "listeners",
+            (Listener(line=Line(registers={"w": "power"})),),
+        ),
         ('[query]\naddress = "::1"', "query", BusAddress("::1")),
         ("[live]\nport = 65535", "live", BusAddress(port=65535)),
         ("query = {curve = true}", "query", BusAddress(curve=True)),
@@ -122,6 +135,13 @@ def test_the_example_means_what_it_says(tmp_path: Path) -> None:
 )
 def test_every_key(text: str, key: str, value: Any, tmp_path: Path) -> None:
     assert load(text, tmp_path) == msgspec.structs.replace(Config(), **{key: value})
+
+
+def test_what_a_decoder_is_told() -> None:
+    assert Listener().options("UTC") == Options()
+    line = Line("ms", ("m", "n"), {"w": "power kW"})
+    told = LineOptions("ms", ("m", "n"), {"w": "power kW"})
+    assert Listener(line=line).options("Asia/Tokyo") == Options(told, "Asia/Tokyo")
 
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
@@ -268,6 +288,58 @@ WRONG = [
         "[[listeners]]\ninterval_s = 0.5",
         "FILE:2: listeners.0.interval_s: expected `int`, got `float`",
     ),
+    *(
+        (
+            f'[[listeners]]\n{where} = "m"',
+            "FILE:2: listeners.0.line.precision: known precisions: ns",
+        )
+        for where in ("line.precision", "'line' . precision")
+    ),
+    (
+        '[[listeners]]\n[[listeners]]\n[listeners.line]\nprecision = ""',
+        "FILE:4: listeners.1.line.precision: known precisions: ns, us, ms, s",
+    ),
+    (
+        '[[listeners]]\n[listeners.line]\nprecision = "s"\n[[listeners]]\n[listeners.line]\n'
+        'precision = "S"',
+        "FILE:6: listeners.1.line.precision: known precisions: ns, us, ms, s",
+    ),
+    (
+        "[[listeners]]\n[listeners.line]\n\nmeter = []",
+        "FILE:4: listeners.0.line.meter: name one tag at least",
+    ),
+    (
+        '[[listeners]]\n[listeners.line]\nmeter = ["a", ""]',
+        "FILE:3: listeners.0.line.meter: a tag's name must not be empty",
+    ),
+    (
+        '[[listeners]]\n[listeners.line.registers]\n"" = "power"',
+        "FILE:2: listeners.0.line.registers: a field's name must not be empty",
+    ),
+    (
+        '[[listeners]]\n[listeners.line.registers]\na = "power"\n"b.c" = "heat"',
+        "FILE:4: listeners.0.line.registers.b.c: 'heat' is no register: take a name or OBIS code",
+    ),
+    (
+        '[[listeners]]\n[listeners.line]\nregisters = {a = "power Wh"}',
+        "FILE:3: listeners.0.line.registers.a: 'Wh' is no unit of power: it is told in mW, W, kW",
+    ),
+    (
+        '[[listeners]]\n[listeners.line.registers]\na = "power_factor %"',
+        "FILE:3: listeners.0.line.registers.a: '%' is no unit of power_factor: it is told without",
+    ),
+    (
+        "[[listeners]]\n[listeners.line.registers]\na = 5",
+        "FILE:2: listeners.0.line.registers: expected `str`, got `int`",
+    ),
+    (
+        '[[listeners]]\n[listeners.line]\nprecison = "s"',
+        "FILE:3: unknown key 'precison': known there are precision, meter, registers",
+    ),
+    (
+        '[[listeners]]\nformat = "json"\n[listeners.line]\nprecision = "s"',
+        'FILE:3: listeners.0.line: it is for format = "line" or "auto"',
+    ),
     ('[http]\naddress = ""', "FILE:2: http.address: must not be empty"),
     (
         '[[listeners]]\nport=1\n\n[[listeners]]\naddress="::"\nport=70000',
@@ -409,13 +481,14 @@ def test_the_document_has_the_example() -> None:
 
 
 def test_the_document_names_every_key_and_its_default() -> None:
-    own, listener, address, bus, retention, group = tables("The keys")
+    own, listener, line, address, bus, retention, group = tables("The keys")
     assert tuple(address | bus) == BusAddress.__struct_encode_fields__
     assert bus["curve"] == "`false`" == f"`{str(BusAddress().curve).lower()}`"
     parts = (address, Address), (retention, Retention), (group, RetentionGroup)
-    for rows, struct in ((own, Config), (listener, Listener), *parts):
+    for rows, struct in ((own, Config), (listener, Listener), (line, Line), *parts):
         assert tuple(rows) == struct.__struct_encode_fields__
-    for rows, made in ((own, Config()), (listener, Listener()), (retention, Retention())):
+    made_of = (own, Config()), (listener, Listener()), (line, Line()), (retention, Retention())
+    for rows, made in made_of:
         names = dict(zip(made.__struct_encode_fields__, made.__struct_fields__, strict=True))
         for key, said in rows.items():
             default = getattr(made, names[key])
@@ -427,7 +500,7 @@ def test_the_document_names_every_key_and_its_default() -> None:
     assert plain == {"data", "database", "time_zone", "listeners", "retention", *services}
     assert address["port"] == ", ".join(f"`{port}`" for port in config.PORTS.values())
     assert address["address"] == f'`"{Address().address}"`'
-    assert all(f'`"{name}"`' in DOCUMENT for name in FORMATS)
+    assert all(f'`"{name}"`' in DOCUMENT for name in (*FORMATS, *PRECISIONS))
 
 
 def test_the_document_names_every_flag() -> None:

@@ -39,6 +39,7 @@ JSON = b'{"meter":"kitchen","registers":{"energy_import":%d}}'
 # An unsigned datagram of 5 Wh in each format that is not native.
 OTHERS = {
     "json": JSON % 5,
+    "line": b"meters,meter=kitchen energy_import=5i",
     "shelly": b'{"src":"plug","method":"NotifyStatus","params":{"pm1:0":{"aenergy":{"total":5}}}}',
     "dlms": bytes.fromhex(
         "000100010066002d0f40000000000102020309060100010800ff060000"
@@ -48,6 +49,8 @@ OTHERS = {
         "534d4100 00180010 6069 015d 71557e2a 00000001 00010800 0000000000004650 00000000"
     ),
 }
+
+MOST_SENT = 65_507  # octets, over IPv4
 
 
 def no_keys() -> KeyRing:
@@ -226,7 +229,7 @@ def test_everything_sent_arrives_once_and_is_counted(listen: Open, portable: boo
 
 
 @ways
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f.longest < MOST_SENT])
 def test_what_is_longer_than_any_datagram_of_the_format_is_oversized(
     listen: Open, portable: bool, name: str
 ) -> None:
@@ -235,10 +238,38 @@ def test_what_is_longer_than_any_datagram_of_the_format_is_oversized(
     longest = FORMATS[name].longest
     room = longest + 1 + -(longest + 1) % 64
     with sender_to(listener) as sock, receiving(sink, listener):
-        for length in (longest + 1, max(longest + 1, room - 1), room, room + 1, 9000, 65507):
+        for length in (longest + 1, max(longest + 1, room - 1), room, room + 1, 9000, MOST_SENT):
             sock.send(start.ljust(length, b" "))
         wait_until(lambda: listener.received == 6)
     assert listener.tally.refused == {Reason.OVERSIZED: 6}
+
+
+@ways
+def test_lines_fill_a_datagram_but_where_formats_are_told_apart(
+    listen: Open, portable: bool
+) -> None:
+    """What has no room there is refused as a whole, though the cut would leave good lines."""
+    line, auto = listen("line", portable=portable), listen("auto", portable=portable)
+    sink = Kept()
+    longest = FORMATS["auto"].longest
+    with sender_to(line) as to_line, sender_to(auto) as to_auto, receiving(sink, line, auto):
+        for number, length in enumerate((longest, longest + 1, longest + 2, MOST_SENT)):
+            to_line.send(lines_of(length, number))
+            to_auto.send(lines_of(length, number + 10))
+        wait_until(lambda: line.received + auto.tally.refused.total() >= 4 + 3)
+        wait_until(lambda: 3 in sink.values)
+    count = {length: lines_of(length, 0).count(b"\n") for length in (longest, MOST_SENT)}
+    assert Counter(sink.values)[3] == count[MOST_SENT] > 1000
+    assert not line.tally.refused
+    assert auto.tally.refused == {Reason.OVERSIZED: 3}
+    assert Counter(sink.values)[10] == count[longest] == auto.tally.accepted
+
+
+def lines_of(length: int, value: int) -> bytes:
+    """A datagram of so many octets: lines of 64 octets, and a comment."""
+    line = b"e,meter=m energy_import=%di %d" % (value, 10**6 * NOW)
+    line = line.ljust(63) + b"\n"
+    return (line * ((length - 1) // 64)).ljust(length, b"#")
 
 
 def test_one_of_exactly_the_longest_is_taken(listen: Open) -> None:

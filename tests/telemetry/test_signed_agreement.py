@@ -23,6 +23,7 @@ from tests.telemetry.rings import KEYS, MASTER, ring_of, vector_gate
 
 ARRIVAL = 1_795_428_900_000  # the end of one of the ring's keys
 GATE = vector_gate()
+TEXT = (*FORMATS["json"].starts, *FORMATS["line"].starts)  # first octets of other formats
 SECRETS = {(octets, key_id): GATE.ring.secret(row) for row, (octets, key_id, *_) in enumerate(KEYS)}
 KITCHEN = b"kitchen".ljust(16, b"\0")
 OWNERS = [KITCHEN, bytes(16), *sorted({octets for octets, *_ in KEYS})]
@@ -140,7 +141,7 @@ def test_where_only_some_meters_may_send_unsigned(cases: list[Case], meters: lis
 @settings(deadline=None)
 @given(st.lists(cases(), min_size=1, max_size=4))
 def test_a_listener_of_both_formats_does_the_same(cases: list[Case]) -> None:
-    cases = [case for case in cases if case.datagram[:1] not in (b"{", b" ", b"\t", b"\r", b"\n")]
+    cases = [case for case in cases if case.datagram[:1] not in TEXT]
     if not cases:
         return
     decoded = FORMATS["auto"].decoder(Options())(batch(cases), ARRIVAL, GATE)

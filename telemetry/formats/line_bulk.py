@@ -1,0 +1,250 @@
+"""Usual lines many at once: those of one shape, which have the same keys and numbers for values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from telemetry import meter_id
+from telemetry.formats.line_admission import NO_TIME, Lines
+from telemetry.formats.line_digits import MOST_DIGITS, ROOM, numbers, scaled
+from telemetry.formats.line_fields import BEYOND, PRECISIONS, Fields, Target
+from telemetry.readings import Bytes, Int64s, UInt64s
+
+FEWEST = 24  # lines for which columns pay
+MOST_SHAPES = 16  # of one call, so that nobody can make it slow by many
+BEHIND = 16  # octets that must stand after the last line
+NEWLINE, SPACE, COMMA, EQUALS, ODD, QUOTE = range(1, 7)
+_SHAPE = re.compile(rb"((?:\3\4)*)\2\4((?:\3\4)*)(\2?)\1".replace(b"\\", b"\\x0"))
+
+
+def _kinds() -> bytes:
+    """By octet: 0 where it can only be part of a name or a value."""
+    kinds = bytearray(256)
+    for octet in (*range(0x20), ord("\\"), *range(0x7F, 0x100)):
+        kinds[octet] = ODD
+    for char, kind in zip('\n ,="', (NEWLINE, SPACE, COMMA, EQUALS, QUOTE), strict=True):
+        kinds[ord(char)] = kind
+    return bytes(kinds)
+
+
+_KINDS = _kinds()
+_KEPT: UInt64s = np.frombuffer(
+    b"".join(b"\xff" * n + bytes(16 - n) for n in range(17)), "<u8"
+).reshape(-1, 2)
+_MASKS = [np.uint64(2 ** (8 * n) - 1) for n in range(9)]
+
+
+class Marks:
+    """The octets of a batch, and where lines and the marks between their parts stand.
+
+    ROOM newlines stand before them and BEHIND after; ``start`` and ``end`` are those of lines.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.octets: Bytes = np.frombuffer(text, np.uint8)
+        kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
+        self.at = np.flatnonzero(kinds)
+        self.kinds = kinds[self.at]
+        self.newline = np.flatnonzero(self.kinds == NEWLINE)
+        self.end: Int64s = self.at[self.newline]
+        self.start: Int64s = np.concatenate([[0], self.end[:-1] + 1])
+        self.first: Int64s = np.concatenate([[0], self.newline[:-1] + 1])
+        self.count: Int64s = self.newline - self.first + 1
+        self.words: UInt64s = np.ndarray((len(text) - 7,), "<u8", text, strides=(1,))
+
+    def quoted(self) -> Int64s:
+        """The lines that have a quote, which may hide ends of lines."""
+        return np.unique(np.searchsorted(self.newline, np.flatnonzero(self.kinds == QUOTE)))
+
+    def equal(self, start: Int64s, key: bytes) -> npt.NDArray[np.bool_]:
+        """At which places ``key`` stands."""
+        same = np.ones(len(start), np.bool_)
+        for at in range(0, len(key), 8):
+            part = key[at : at + 8]
+            word = self.words[start + at] & _MASKS[len(part)]
+            same &= word == np.uint64(int.from_bytes(part, "little"))
+        return same
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Keys of tags and fields of a line, whether it has a time, and the kinds of its marks."""
+
+    kinds: bytes
+    tags: list[bytes]
+    fields: list[bytes]
+    timed: bool
+
+    @classmethod
+    def of(cls, marks: Marks, line: int) -> _Shape | None:
+        """The shape of a line; None where it is none of the usual ones."""
+        first, last = int(marks.first[line]), int(marks.newline[line]) + 1
+        kinds = marks.kinds[first:last].tobytes()
+        found = _SHAPE.fullmatch(kinds)
+        if found is None:
+            return None
+        at = marks.at[first:last].tolist()
+        keys = [marks.text[at[n] + 1 : at[n + 1]] for n in range(0, len(at) - 1, 2)]
+        tags = len(found[1]) // 2
+        keys = keys[: tags + len(found[2]) // 2 + 1]
+        if len(set(keys[:tags])) < tags:
+            return None
+        return cls(kinds, keys[:tags], keys[tags:], bool(found[3]))
+
+
+class Taken(NamedTuple):
+    """The lines that were understood, how many of them named no meter, and the other lines."""
+
+    parts: list[Lines]
+    understood: Int64s
+    nameless: int
+    others: Int64s
+
+
+def take(marks: Marks, left: Int64s, fields: Fields, precision: str) -> Taken:
+    """What the usual ones among the lines ``left`` say; of none of them a quote is part."""
+    parts: list[Lines] = []
+    understood: list[Int64s] = []
+    others: list[Int64s] = []
+    nameless = 0
+    for _ in range(MOST_SHAPES):
+        if len(left) < FEWEST:
+            break
+        shape = _Shape.of(marks, int(left[0]))
+        rows, at = _alike(marks, left, int(left[0]))
+        if shape is None:
+            others.append(rows)
+            left = np.setdiff1d(left, rows, assume_unique=True)
+            continue
+        same = _has_keys(marks, shape, rows, at)
+        rows, at = rows[same], at[same]
+        left = np.setdiff1d(left, rows, assume_unique=True)
+        if len(rows) < FEWEST:
+            others.append(rows)
+            continue
+        lines, good, refused = _Values(marks, shape, fields, precision).read(rows, at)
+        others.append(rows[~good])
+        understood.append(rows[good])
+        nameless += refused
+        parts.append(lines)
+    none = np.empty(0, np.int64)
+    return Taken(
+        parts, np.concatenate([none, *understood]), nameless, np.concatenate([left, *others])
+    )
+
+
+def _alike(marks: Marks, left: Int64s, line: int) -> tuple[Int64s, Int64s]:
+    """Lines whose marks are those of ``line``, and where these stand: shape (n, marks)."""
+    rows = left[marks.count[left] == marks.count[line]]
+    which = marks.first[rows][:, None] + np.arange(int(marks.count[line]))
+    own = marks.kinds[marks.first[line] : marks.newline[line] + 1]
+    same = (marks.kinds[which] == own).all(axis=1)
+    return rows[same], marks.at[which[same]]
+
+
+def _has_keys(marks: Marks, shape: _Shape, rows: Int64s, at: Int64s) -> npt.NDArray[np.bool_]:
+    """Which lines have the keys of the shape, a measurement that is none of a comment, no gaps."""
+    start = marks.start[rows]
+    same = (at[:, 0] > start) & (marks.octets[start] != ord("#"))
+    same &= (np.diff(at, axis=1) > 1).all(axis=1)
+    for number, key in enumerate([*shape.tags, *shape.fields]):
+        same &= at[:, 2 * number + 1] - at[:, 2 * number] == len(key) + 1
+        same &= marks.equal(at[:, 2 * number] + 1, key) & bool(key)
+    return same
+
+
+class _Values:
+    """Reads the values of lines of one shape."""
+
+    def __init__(self, marks: Marks, shape: _Shape, fields: Fields, precision: str) -> None:
+        self._marks, self._shape = marks, shape
+        names = [key.decode("ascii") for key in shape.tags]
+        tag = fields.meter_tag(names)
+        self._tag = None if tag is None else names.index(tag)
+        told: dict[int, tuple[int, Target]] = {}
+        for number, key in enumerate(shape.fields):
+            if found := fields.target(key.decode("ascii")):
+                told[found.register.code] = (number, found)  # the last one counts
+        self._told = list(told.values())
+        self._unit = PRECISIONS[precision]
+
+    def read(self, rows: Int64s, at: Int64s) -> tuple[Lines, npt.NDArray[np.bool_], int]:
+        """Their columns, which could be read, and how many of these name no meter."""
+        raw, good = self._raw(at)
+        time, readable = self._time(at)
+        high, low, named = self._meter(at)
+        if named is None:
+            lines = rows[:0]
+            good &= readable
+            taken = np.zeros(len(rows), np.bool_)
+            refused = int(good.sum())
+        else:
+            good &= readable & (named >= 0)
+            taken = good & (named == 1)
+            lines, refused = rows[taken], int((good & (named == 0)).sum())
+        codes = np.array([target.register.code for _, target in self._told], np.int64)
+        columns = Lines(
+            self._marks.start[lines],
+            high[taken],
+            low[taken],
+            time[taken],
+            np.full(len(lines), len(codes), np.int64),
+            np.tile(codes, len(lines)),
+            raw[taken].ravel(),
+        )
+        return columns, good, refused
+
+    def _raw(self, at: Int64s) -> tuple[Int64s, npt.NDArray[np.bool_]]:
+        """Raw integers of the fields that are kept, shape (n, kept); which lines are in order."""
+        base, count = 2 * len(self._shape.tags), len(self._shape.fields)
+        start = (at[:, base + 1 : base + 2 * count : 2] + 1).ravel()
+        end = at[:, base + 2 : base + 2 * count + 1 : 2].ravel()
+        last = self._marks.octets[end - 1]
+        unsigned = last == ord("u")
+        typed = unsigned | (last == ord("i"))
+        end = end - typed
+        found = numbers(self._marks.octets, start, np.maximum(end, start + 1))
+        fits = (end > start) & (end - start - found.negative <= MOST_DIGITS + ~found.whole)
+        good = found.good & fits & (~typed | found.whole) & ~(unsigned & found.negative)
+        order = good.reshape(-1, count).all(axis=1)
+        raw = np.empty((len(at), len(self._told)), np.int64)
+        for column, (number, target) in enumerate(self._told):
+            own = slice(number, None, count)
+            drop = found.places[own] + (target.register.scaler - target.exponent)
+            order &= drop <= MOST_DIGITS
+            value = scaled(found.digits[own], np.minimum(drop, MOST_DIGITS), BEYOND)
+            raw[:, column] = np.where(found.negative[own], -value, value)
+        return raw, order
+
+    def _time(self, at: Int64s) -> tuple[Int64s, npt.NDArray[np.bool_]]:
+        """Instants in ms, NO_TIME where lines have none; which lines are in order."""
+        if not self._shape.timed:
+            return np.full(len(at), NO_TIME, np.int64), np.ones(len(at), np.bool_)
+        found = numbers(self._marks.octets, at[:, -2] + 1, at[:, -1])
+        most = np.uint64((2**63 - 1) // self._unit)
+        good = found.good & found.whole & (found.digits <= most)
+        time = np.where(good, found.digits, np.uint64(0)).astype(np.int64)
+        time = np.where(found.negative, -time, time)
+        millisecond = PRECISIONS["ms"]
+        if self._unit <= millisecond:
+            return time // (millisecond // self._unit), good
+        return time * (self._unit // millisecond), good
+
+    def _meter(self, at: Int64s) -> tuple[UInt64s, UInt64s, Int64s | None]:
+        """Halves of the ids, and 1 where they are one, 0 where not, -1 where they are long."""
+        if self._tag is None:
+            nought = np.zeros(len(at), np.uint64)
+            return nought, nought, None
+        start = at[:, 2 * self._tag + 1] + 1
+        length = at[:, 2 * self._tag + 2] - start
+        kept = _KEPT[np.minimum(length, 16)]
+        words = self._marks.words
+        high, low = words[start] & kept[:, 0], words[start + 8] & kept[:, 1]
+        named = meter_id.valid(high, low).astype(np.int64)
+        return high, low, np.where(length > meter_id.OCTETS, -1, named)
