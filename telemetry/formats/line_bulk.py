@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from telemetry import meter_id
 from telemetry.formats.line_admission import NO_TIME, Lines
-from telemetry.formats.line_digits import MOST_DIGITS, ROOM, numbers, scaled
+from telemetry.formats.line_digits import MOST_DIGITS, numbers, scaled
 from telemetry.formats.line_fields import BEYOND, PRECISIONS, Fields, Target
 from telemetry.readings import Bytes, Int64s, UInt64s
 
@@ -122,8 +122,7 @@ def take(marks: Marks, left: Int64s, fields: Fields, precision: str) -> Taken:
             others.append(rows)
             left = np.setdiff1d(left, rows, assume_unique=True)
             continue
-        same = _has_keys(marks, shape, rows, at)
-        rows, at = rows[same], at[same]
+        rows, at = _having_keys(marks, shape, rows, at)
         left = np.setdiff1d(left, rows, assume_unique=True)
         if len(rows) < FEWEST:
             others.append(rows)
@@ -148,15 +147,18 @@ def _alike(marks: Marks, left: Int64s, line: int) -> tuple[Int64s, Int64s]:
     return rows[same], marks.at[which[same]]
 
 
-def _has_keys(marks: Marks, shape: _Shape, rows: Int64s, at: Int64s) -> npt.NDArray[np.bool_]:
-    """Which lines have the keys of the shape, a measurement that is none of a comment, no gaps."""
-    start = marks.start[rows]
-    same = (at[:, 0] > start) & (marks.octets[start] != ord("#"))
-    same &= (np.diff(at, axis=1) > 1).all(axis=1)
-    for number, key in enumerate([*shape.tags, *shape.fields]):
-        same &= at[:, 2 * number + 1] - at[:, 2 * number] == len(key) + 1
-        same &= marks.equal(at[:, 2 * number] + 1, key) & bool(key)
-    return same
+def _having_keys(marks: Marks, shape: _Shape, rows: Int64s, at: Int64s) -> tuple[Int64s, Int64s]:
+    """Those lines that have the keys of the shape, no gaps, and are no comments."""
+    start, gaps = marks.start[rows], np.diff(at, axis=1)
+    keys = [*shape.tags, *shape.fields]
+    same = (at[:, 0] > start) & (marks.octets[start] != ord("#")) & (gaps > 1).all(axis=1)
+    same &= (gaps[:, : 2 * len(keys) : 2] == [len(key) + 1 for key in keys]).all(axis=1)
+    rows, at = rows[same], at[same]
+    # Only now, for what is compared must not reach behind the octets.
+    same = np.ones(len(rows), np.bool_)
+    for number, key in enumerate(keys):
+        same &= marks.equal(at[:, 2 * number] + 1, key)
+    return rows[same], at[same]
 
 
 class _Values:
