@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ LONGEST = 65_507  # what UDP over IPv4 carries
 
 
 def decoder(options: Options, fewest: int = FEWEST) -> Callable[..., Decoded]:
-    """The decoder of a listener; from ``fewest`` lines on it looks for usual ones in bulk."""
+    """The decoder of a listener; it takes ``fewest`` or more lines that are alike in bulk."""
     fields, precision = Fields(options.line), options.line.precision
 
     def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
@@ -60,7 +61,7 @@ class _Batch:
         left = left[~self._quoted()[left]]
         parts: list[Lines] = []
         if len(left) >= self._fewest:
-            taken = take(marks, left, self._fields, self._precision)
+            taken = take(marks, left, self._fields, self._precision, self._fewest)
             parts, left = taken.parts, taken.others
             self._said[self._owner(marks.start[taken.understood])] = True
             self._tally.refuse(Reason.METER_ID, taken.nameless)
@@ -127,7 +128,7 @@ class _Batch:
 
     def _singles(self) -> Lines:
         """The lines that were taken one by one."""
-        single = self._single
+        single = sorted(self._single, key=itemgetter(0))  # those with quotes were first
         halves = np.frombuffer(b"".join(one[1] for one in single), np.uint64).reshape(-1, 2)
         return Lines(
             np.array([one[0] for one in single], np.int64),

@@ -107,24 +107,27 @@ class Taken(NamedTuple):
     others: Int64s
 
 
-def take(marks: Marks, left: Int64s, fields: Fields, precision: str) -> Taken:
-    """What the usual ones among the lines ``left`` say; of none of them a quote is part."""
+def take(marks: Marks, left: Int64s, fields: Fields, precision: str, fewest: int) -> Taken:
+    """What the usual ones among the lines ``left`` say, if ``fewest`` or more are alike.
+
+    None of them may have a quote.
+    """
     parts: list[Lines] = []
     understood: list[Int64s] = []
     others: list[Int64s] = []
     nameless = 0
     for _ in range(MOST_SHAPES):
-        if len(left) < FEWEST:
+        if len(left) < fewest:
             break
-        shape = _Shape.of(marks, int(left[0]))
-        rows, at = _alike(marks, left, int(left[0]))
-        if shape is None:
-            others.append(rows)
-            left = np.setdiff1d(left, rows, assume_unique=True)
-            continue
-        rows, at = _having_keys(marks, shape, rows, at)
+        example = int(left[len(left) // 2])  # whoever comes first shall not decide for all
+        shape = _Shape.of(marks, example)
+        rows, at = _alike(marks, left, example)
+        if shape is not None:
+            rows, at = _having_keys(marks, shape, rows, at)
+        usual = shape is not None and len(rows) >= fewest
+        rows = rows if usual else np.union1d(rows, [example])
         left = np.setdiff1d(left, rows, assume_unique=True)
-        if len(rows) < FEWEST:
+        if shape is None or not usual:
             others.append(rows)
             continue
         lines, good, refused = _Values(marks, shape, fields, precision).read(rows, at)
@@ -172,7 +175,8 @@ class _Values:
         told: dict[int, tuple[int, Target]] = {}
         for number, key in enumerate(shape.fields):
             if found := fields.target(key.decode("ascii")):
-                told[found.register.code] = (number, found)  # the last one counts
+                told.pop(found.register.code, None)  # the last one counts
+                told[found.register.code] = (number, found)
         self._told = list(told.values())
         self._unit = PRECISIONS[precision]
 
