@@ -12,9 +12,10 @@ from telemetry import meter_id
 from telemetry.admission import Gate
 from telemetry.datagrams import Datagrams, Decoded, Tally
 from telemetry.formats.line_admission import NO_TIME, Lines, admitted
-from telemetry.formats.line_bulk import BEHIND, FEWEST, Marks, take
+from telemetry.formats.line_bulk import FEWEST, take
 from telemetry.formats.line_digits import ROOM
 from telemetry.formats.line_fields import PRECISIONS, Fields
+from telemetry.formats.line_marks import BEHIND, Marks
 from telemetry.formats.line_text import Point, line_at
 from telemetry.formats.options import Options
 from telemetry.readings import Int64s
@@ -77,10 +78,10 @@ class _Batch:
         return np.searchsorted(self._end, place)
 
     def _quoted(self) -> npt.NDArray[np.bool_]:
-        """Takes lines with quotes, and tells which these are and which belong to their strings."""
+        """Takes unusual lines with quotes, and tells which these and their strings are."""
         marks = self._marks
         done = np.zeros(len(marks.start), np.bool_)
-        quoted = marks.quoted()
+        quoted = marks.unquoted()
         starts = marks.start[quoted]
         ends = self._end[self._owner(starts)]
         behind = 0

@@ -13,63 +13,17 @@ from telemetry import meter_id
 from telemetry.formats.line_admission import NO_TIME, Lines
 from telemetry.formats.line_digits import MOST_DIGITS, numbers, scaled
 from telemetry.formats.line_fields import BEYOND, PRECISIONS, Fields, Target
-from telemetry.readings import Bytes, Int64s, UInt64s
+from telemetry.formats.line_marks import RETURN, Marks
+from telemetry.readings import Int64s, UInt64s
 
 FEWEST = 24  # lines for which columns pay
 MOST_SHAPES = 16  # of one call, so that nobody can make it slow by many
-BEHIND = 16  # octets that must stand after the last line
-NEWLINE, SPACE, COMMA, EQUALS, ODD, QUOTE = range(1, 7)
-_SHAPE = re.compile(rb"((?:\3\4)*)\2\4((?:\3\4)*)(\2?)\1".replace(b"\\", b"\\x0"))
+_SHAPE = re.compile(rb"((?:\3\4)*)\2\4((?:\3\4)*)(\2?)\7?\1".replace(b"\\", b"\\x0"))
 
 
-def _kinds() -> bytes:
-    """By octet: 0 where it can only be part of a name or a value."""
-    kinds = bytearray(256)
-    for octet in (*range(0x20), ord("\\"), *range(0x7F, 0x100)):
-        kinds[octet] = ODD
-    for char, kind in zip('\n ,="', (NEWLINE, SPACE, COMMA, EQUALS, QUOTE), strict=True):
-        kinds[ord(char)] = kind
-    return bytes(kinds)
-
-
-_KINDS = _kinds()
 _KEPT: UInt64s = np.frombuffer(
     b"".join(b"\xff" * n + bytes(16 - n) for n in range(17)), "<u8"
 ).reshape(-1, 2)
-_MASKS = [np.uint64(2 ** (8 * n) - 1) for n in range(9)]
-
-
-class Marks:
-    """The octets of a batch, and where lines and the marks between their parts stand.
-
-    ROOM newlines stand before them and BEHIND after; ``start`` and ``end`` are those of lines.
-    """
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self.octets: Bytes = np.frombuffer(text, np.uint8)
-        kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
-        self.at = np.flatnonzero(kinds)
-        self.kinds = kinds[self.at]
-        self.newline = np.flatnonzero(self.kinds == NEWLINE)
-        self.end: Int64s = self.at[self.newline]
-        self.start: Int64s = np.concatenate([[0], self.end[:-1] + 1])
-        self.first: Int64s = np.concatenate([[0], self.newline[:-1] + 1])
-        self.count: Int64s = self.newline - self.first + 1
-        self.words: UInt64s = np.ndarray((len(text) - 7,), "<u8", text, strides=(1,))
-
-    def quoted(self) -> Int64s:
-        """The lines that have a quote, which may hide ends of lines."""
-        return np.unique(np.searchsorted(self.newline, np.flatnonzero(self.kinds == QUOTE)))
-
-    def equal(self, start: Int64s, key: bytes) -> npt.NDArray[np.bool_]:
-        """At which places ``key`` stands."""
-        same = np.ones(len(start), np.bool_)
-        for at in range(0, len(key), 8):
-            part = key[at : at + 8]
-            word = self.words[start + at] & _MASKS[len(part)]
-            same &= word == np.uint64(int.from_bytes(part, "little"))
-        return same
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +34,7 @@ class _Shape:
     tags: list[bytes]
     fields: list[bytes]
     timed: bool
+    returned: bool  # it ends with a carriage return and a newline
 
     @classmethod
     def of(cls, marks: Marks, line: int) -> _Shape | None:
@@ -95,7 +50,8 @@ class _Shape:
         keys = keys[: tags + len(found[2]) // 2 + 1]
         if len(set(keys[:tags])) < tags:
             return None
-        return cls(kinds, keys[:tags], keys[tags:], bool(found[3]))
+        returned = kinds[-2] == RETURN
+        return cls(kinds, keys[:tags], keys[tags:], bool(found[3]), returned)
 
 
 class Taken(NamedTuple):
@@ -152,6 +108,9 @@ def _alike(marks: Marks, left: Int64s, line: int) -> tuple[Int64s, Int64s]:
 
 def _having_keys(marks: Marks, shape: _Shape, rows: Int64s, at: Int64s) -> tuple[Int64s, Int64s]:
     """Those lines that have the keys of the shape, no gaps, and are no comments."""
+    if shape.returned:
+        same = at[:, -1] - at[:, -2] == 1
+        rows, at = rows[same], at[same, :-1]
     start, gaps = marks.start[rows], np.diff(at, axis=1)
     keys = [*shape.tags, *shape.fields]
     same = (at[:, 0] > start) & (marks.octets[start] != ord("#")) & (gaps > 1).all(axis=1)
@@ -178,6 +137,8 @@ class _Values:
                 told.pop(found.register.code, None)  # the last one counts
                 told[found.register.code] = (number, found)
         self._told = list(told.values())
+        self._left_out = np.ones(len(shape.fields), np.bool_)
+        self._left_out[[number for number, _ in self._told]] = False
         self._unit = PRECISIONS[precision]
 
     def read(self, rows: Int64s, at: Int64s) -> tuple[Lines, npt.NDArray[np.bool_], int]:
@@ -214,10 +175,14 @@ class _Values:
         last = self._marks.octets[end - 1]
         unsigned = last == ord("u")
         typed = unsigned | (last == ord("i"))
-        end = end - typed
-        found = numbers(self._marks.octets, start, np.maximum(end, start + 1))
-        fits = (end > start) & (end - start - found.negative <= MOST_DIGITS + ~found.whole)
+        till = end - typed
+        found = numbers(self._marks.octets, start, np.maximum(till, start + 1))
+        fits = (till > start) & (till - start - found.negative <= MOST_DIGITS + ~found.whole)
         good = found.good & fits & (~typed | found.whole) & ~(unsigned & found.negative)
+        left_out = np.tile(self._left_out, len(at))
+        rest = np.flatnonzero(~good & left_out)
+        if len(rest):
+            good[rest] = self._marks.not_numbers(start[rest], end[rest])
         order = good.reshape(-1, count).all(axis=1)
         raw = np.empty((len(at), len(self._told)), np.int64)
         for column, (number, target) in enumerate(self._told):

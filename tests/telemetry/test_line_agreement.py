@@ -14,9 +14,10 @@ from telemetry import meter_id
 from telemetry.clock import plausible
 from telemetry.datagrams import Datagrams, Decoded
 from telemetry.formats import line
-from telemetry.formats.line_bulk import BEHIND, Marks, take
+from telemetry.formats.line_bulk import take
 from telemetry.formats.line_digits import ROOM
 from telemetry.formats.line_fields import PRECISIONS, Fields
+from telemetry.formats.line_marks import BEHIND, Marks
 from telemetry.formats.line_text import Point, lines
 from telemetry.formats.options import LineOptions, Options
 from telemetry.readings import COLUMNS, Status
@@ -222,12 +223,19 @@ def test_lines_in_bulk_say_what_they_say_one_by_one(
     agree(datagrams, precision, noise)
 
 
+TOKENS = [
+    *(b"m,id=a power=1", b"m,id=a ", b'x="', b'"', b'"', b",", b"=", b" ", b"\n", b"\r\n", b"\r"),
+    *(b"power=2", b",power=3", b'm,id=a x="b",power=1', b"\\", b"t", b"\t", b"m,id="),
+]
+
+
 @settings(deadline=None)
 @given(
     st.lists(
         st.one_of(
             st.binary(max_size=60),
             st.text(' ,="\\\n\r#aipower1.-eu\x7fé', max_size=60).map(str.encode),
+            st.lists(st.sampled_from(TOKENS), max_size=20).map(b"".join),
         ),
         max_size=5,
     )
@@ -251,6 +259,9 @@ USUAL = [
     b"mqtt_consumer,host=pi,meter=kitchen,topic=t/1 voltage=230.1,unknown=5,e=17.123456789 1795",
     b"m power=1",
     b"m,id=_ power=1",
+    b"m,id=a power=1 1\r",
+    b"m,id=a power=1,on=true,off=F,unknown=-1.5",
+    b'm,id=a state="on, or = off",power=1,x="" 1795',
 ]
 
 
@@ -259,6 +270,7 @@ def test_usual_lines_are_all_taken_in_bulk(text: bytes) -> None:
     octets = b"\n" * ROOM + b"\n".join([text] * 30) + b"\n" * (1 + BEHIND)
     marks = Marks(octets)
     left = np.flatnonzero(marks.end > marks.start)
+    assert not len(marks.unquoted())
     taken = take(marks, left, Fields(options("ns")), "ns", 24)
     assert taken.understood.tolist() == left.tolist()
     assert not len(taken.others)
