@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from telemetry.formats.line_marks import RETURN, Marks
 from telemetry.readings import Int64s, UInt64s
 
 FEWEST = 24  # lines for which columns pay
+MOST_LONG = 1 << 16  # ids that are remembered
 MOST_SHAPES = 16  # of one call, so that nobody can make it slow by many
 _SHAPE = re.compile(rb"((?:\3\4)*)\2\4((?:\3\4)*)(\2?)\7?\1".replace(b"\\", b"\\x0"))
 
@@ -145,25 +147,21 @@ class _Values:
         """Their columns, which could be read, and how many of these name no meter."""
         raw, good = self._raw(at)
         time, readable = self._time(at)
-        high, low, named = self._meter(at)
-        if named is None:
-            lines = rows[:0]
-            good &= readable
-            taken = np.zeros(len(rows), np.bool_)
-            refused = int(good.sum())
-        else:
-            good &= readable & (named >= 0)
-            taken = good & (named == 1)
-            lines, refused = rows[taken], int((good & (named == 0)).sum())
+        high, low, named, names = self._meter(at)
+        good &= readable
+        taken = good & named
+        lines, refused = rows[taken], int((good & ~named).sum())
+        starts = self._marks.start[rows]
         codes = np.array([target.register.code for _, target in self._told], np.int64)
         columns = Lines(
-            self._marks.start[lines],
+            starts[taken],
             high[taken],
             low[taken],
             time[taken],
             np.full(len(lines), len(codes), np.int64),
             np.tile(codes, len(lines)),
             raw[taken].ravel(),
+            {int(starts[row]): name for row, name in names.items()},
         )
         return columns, good, refused
 
@@ -207,15 +205,38 @@ class _Values:
             return time // (millisecond // self._unit), good
         return time * (self._unit // millisecond), good
 
-    def _meter(self, at: Int64s) -> tuple[UInt64s, UInt64s, Int64s | None]:
-        """Halves of the ids, and 1 where they are one, 0 where not, -1 where they are long."""
+    def _meter(self, at: Int64s) -> tuple[UInt64s, UInt64s, npt.NDArray[np.bool_], dict[int, str]]:
+        """Halves of the ids, which lines have one, and by their number those that are long."""
+        names: dict[int, str] = {}
         if self._tag is None:
             nought = np.zeros(len(at), np.uint64)
-            return nought, nought, None
-        start = at[:, 2 * self._tag + 1] + 1
-        length = at[:, 2 * self._tag + 2] - start
-        kept = _KEPT[np.minimum(length, 16)]
+            return nought, nought, np.zeros(len(at), np.bool_), names
+        start, end = at[:, 2 * self._tag + 1] + 1, at[:, 2 * self._tag + 2]
+        kept = _KEPT[np.minimum(end - start, meter_id.OCTETS)]
         words = self._marks.words
         high, low = words[start] & kept[:, 0], words[start + 8] & kept[:, 1]
-        named = meter_id.valid(high, low).astype(np.int64)
-        return high, low, np.where(length > meter_id.OCTETS, -1, named)
+        named = meter_id.valid(high, low)
+        long = np.flatnonzero(end - start > meter_id.OCTETS)
+        named[long] = end[long] - start[long] <= meter_id.LONGEST_NAME
+        long = long[named[long]]
+        for row, first, last in zip(
+            long.tolist(), start[long].tolist(), end[long].tolist(), strict=True
+        ):
+            found = _long(self._marks.text[first:last])
+            named[row] = found is not None
+            if found is not None:
+                high[row], low[row], name = found
+                if name:
+                    names[row] = name
+        return high, low, named, names
+
+
+@lru_cache(MOST_LONG)
+def _long(text: bytes) -> tuple[int, int, str] | None:
+    """Halves of an id of many octets, and its name where they do not tell it; None: it is none."""
+    name = text.decode("ascii")
+    try:
+        octets = meter_id.to_octets(name)
+    except ValueError:
+        return None
+    return *meter_id.halves(octets), name if meter_id.is_long(name) else ""
