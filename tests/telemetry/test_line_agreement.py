@@ -216,6 +216,7 @@ def batches(draw: st.DrawFn) -> list[bytes]:
 @example([b"m,id=a power=1,energy_import_kWh=2,power=3\n" * 3], "ns", NOISE)
 @example([b'm,id=a power=1 0\nm,id=a power=2,x="" 0\n'], "ns", NOISE)
 @example([b"m,id= p=1\n" * 2 + b"m,id=a p=1\n" * 3, b"", b"m,id=b p=1"], "s", NOISE)
+@example([b"m,id=a power=1\rx\n" * 3, b"m,id=a power=1 5\r5\n" * 3], "ns", NOISE)
 @given(batches(), st.sampled_from(list(PRECISIONS)), st.binary(min_size=1, max_size=40))
 def test_lines_in_bulk_say_what_they_say_one_by_one(
     datagrams: list[bytes], precision: str, noise: bytes
@@ -281,7 +282,7 @@ def test_usual_lines_are_all_taken_in_bulk(text: bytes) -> None:
 
 
 def test_who_sends_first_does_not_decide_what_is_usual() -> None:
-    odd = [b"m,id=a " + b"k=1," * n + b"power=1" for n in range(20)]
+    odd = [b"m,id=a " + b"k=1," * n + b"power=1" for n in range(1, 21)]
     octets = b"\n" * ROOM + b"\n".join([*odd, *USUAL[:1] * 100]) + b"\n" * (1 + BEHIND)
     marks = Marks(octets)
     left = np.flatnonzero(marks.end > marks.start)

@@ -74,12 +74,18 @@ NUMBERS = {
     "e=0.0015": 2,
     "mega=1.5": 1_500_000,
     "milli=2500": 2500,
+    "tiny=.999999999999999999": 0,
     "voltage_l1=230.1": 230_100,
     "voltage=230.1": 230_100,
     "pf=0.9995": 1000,
     "pf=-1": -1000,
 }
-OWN = {"e": "energy_import kWh", "mega": "energy_import MWh", "milli": "voltage_l1 mV"}
+OWN = {
+    "e": "energy_import kWh",
+    "mega": "energy_import MWh",
+    "milli": "voltage_l1 mV",
+    "tiny": "energy_import mWh",
+}
 
 
 @BOTH
