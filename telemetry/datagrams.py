@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import IntFlag
 from ipaddress import ip_address
+from itertools import islice
 from typing import Self
 
 import numpy as np
@@ -126,6 +127,9 @@ ENVELOPE_COLUMNS: dict[str, type[np.generic]] = {
 }
 
 
+MOST_NAMES = 1 << 16  # that wait to be told; the next reading of any other tells it again
+
+
 @dataclass(slots=True)
 class Tally:
     """How many datagrams were accepted, and how many refused for which reason.
@@ -150,7 +154,7 @@ class Tally:
         self.accepted += other.accepted
         self.refused.update(other.refused)
         self.meters.update(other.meters)
-        self.names |= other.names
+        self.names.update(islice(other.names, MOST_NAMES - len(self.names)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,10 @@ from telemetry import meter_id
 from telemetry.admission import Gate
 from telemetry.datagrams import Datagrams, Decoded, Tally
 from telemetry.formats.line_admission import NO_TIME, Lines, admitted
-from telemetry.formats.line_bulk import BEHIND, FEWEST, Marks, take
+from telemetry.formats.line_bulk import FEWEST, take
 from telemetry.formats.line_digits import ROOM
 from telemetry.formats.line_fields import PRECISIONS, Fields
+from telemetry.formats.line_marks import BEHIND, Marks
 from telemetry.formats.line_text import Point, line_at
 from telemetry.formats.options import Options
 from telemetry.readings import Int64s
@@ -23,7 +25,7 @@ LONGEST = 65_507  # what UDP over IPv4 carries
 
 
 def decoder(options: Options, fewest: int = FEWEST) -> Callable[..., Decoded]:
-    """The decoder of a listener; from ``fewest`` lines on it looks for usual ones in bulk."""
+    """The decoder of a listener; it takes ``fewest`` or more lines that are alike in bulk."""
     fields, precision = Fields(options.line), options.line.precision
 
     def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
@@ -60,7 +62,7 @@ class _Batch:
         left = left[~self._quoted()[left]]
         parts: list[Lines] = []
         if len(left) >= self._fewest:
-            taken = take(marks, left, self._fields, self._precision)
+            taken = take(marks, left, self._fields, self._precision, self._fewest)
             parts, left = taken.parts, taken.others
             self._said[self._owner(marks.start[taken.understood])] = True
             self._tally.refuse(Reason.METER_ID, taken.nameless)
@@ -76,10 +78,10 @@ class _Batch:
         return np.searchsorted(self._end, place)
 
     def _quoted(self) -> npt.NDArray[np.bool_]:
-        """Takes lines with quotes, and tells which these are and which belong to their strings."""
+        """Takes unusual lines with quotes, and tells which these and their strings are."""
         marks = self._marks
         done = np.zeros(len(marks.start), np.bool_)
-        quoted = marks.quoted()
+        quoted = marks.unquoted()
         starts = marks.start[quoted]
         ends = self._end[self._owner(starts)]
         behind = 0
@@ -127,7 +129,7 @@ class _Batch:
 
     def _singles(self) -> Lines:
         """The lines that were taken one by one."""
-        single = self._single
+        single = sorted(self._single, key=itemgetter(0))  # those with quotes were first
         halves = np.frombuffer(b"".join(one[1] for one in single), np.uint64).reshape(-1, 2)
         return Lines(
             np.array([one[0] for one in single], np.int64),

@@ -47,8 +47,10 @@ class Lines:
         order = np.argsort(place)
         of_value = np.argsort(np.repeat(place, count), kind="stable")
         names = {at: name for part in parts for at, name in part.names.items()}
-        rows = (column[order] for column in (place, high, low, time, count))
-        return cls(*rows, code[of_value], raw[of_value], names)
+        place, high, low, time, count = (
+            column[order] for column in (place, high, low, time, count)
+        )
+        return cls(place, high, low, time, count, code[of_value], raw[of_value], names)
 
 
 def admitted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,65 +12,20 @@ import numpy.typing as npt
 
 from telemetry import meter_id
 from telemetry.formats.line_admission import NO_TIME, Lines
-from telemetry.formats.line_digits import MOST_DIGITS, ROOM, numbers, scaled
+from telemetry.formats.line_digits import MOST_DIGITS, numbers, scaled
 from telemetry.formats.line_fields import BEYOND, PRECISIONS, Fields, Target
-from telemetry.readings import Bytes, Int64s, UInt64s
+from telemetry.formats.line_marks import RETURN, Marks
+from telemetry.readings import Int64s, UInt64s
 
 FEWEST = 24  # lines for which columns pay
+MOST_LONG = 1 << 16  # ids that are remembered
 MOST_SHAPES = 16  # of one call, so that nobody can make it slow by many
-BEHIND = 16  # octets that must stand after the last line
-NEWLINE, SPACE, COMMA, EQUALS, ODD, QUOTE = range(1, 7)
-_SHAPE = re.compile(rb"((?:\3\4)*)\2\4((?:\3\4)*)(\2?)\1".replace(b"\\", b"\\x0"))
+_SHAPE = re.compile(rb"((?:\3\4)*)\2\4((?:\3\4)*)(\2?)\7?\1".replace(b"\\", b"\\x0"))
 
 
-def _kinds() -> bytes:
-    """By octet: 0 where it can only be part of a name or a value."""
-    kinds = bytearray(256)
-    for octet in (*range(0x20), ord("\\"), *range(0x7F, 0x100)):
-        kinds[octet] = ODD
-    for char, kind in zip('\n ,="', (NEWLINE, SPACE, COMMA, EQUALS, QUOTE), strict=True):
-        kinds[ord(char)] = kind
-    return bytes(kinds)
-
-
-_KINDS = _kinds()
 _KEPT: UInt64s = np.frombuffer(
     b"".join(b"\xff" * n + bytes(16 - n) for n in range(17)), "<u8"
 ).reshape(-1, 2)
-_MASKS = [np.uint64(2 ** (8 * n) - 1) for n in range(9)]
-
-
-class Marks:
-    """The octets of a batch, and where lines and the marks between their parts stand.
-
-    ROOM newlines stand before them and BEHIND after; ``start`` and ``end`` are those of lines.
-    """
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self.octets: Bytes = np.frombuffer(text, np.uint8)
-        kinds = np.frombuffer(text.translate(_KINDS), np.uint8)
-        self.at = np.flatnonzero(kinds)
-        self.kinds = kinds[self.at]
-        self.newline = np.flatnonzero(self.kinds == NEWLINE)
-        self.end: Int64s = self.at[self.newline]
-        self.start: Int64s = np.concatenate([[0], self.end[:-1] + 1])
-        self.first: Int64s = np.concatenate([[0], self.newline[:-1] + 1])
-        self.count: Int64s = self.newline - self.first + 1
-        self.words: UInt64s = np.ndarray((len(text) - 7,), "<u8", text, strides=(1,))
-
-    def quoted(self) -> Int64s:
-        """The lines that have a quote, which may hide ends of lines."""
-        return np.unique(np.searchsorted(self.newline, np.flatnonzero(self.kinds == QUOTE)))
-
-    def equal(self, start: Int64s, key: bytes) -> npt.NDArray[np.bool_]:
-        """At which places ``key`` stands."""
-        same = np.ones(len(start), np.bool_)
-        for at in range(0, len(key), 8):
-            part = key[at : at + 8]
-            word = self.words[start + at] & _MASKS[len(part)]
-            same &= word == np.uint64(int.from_bytes(part, "little"))
-        return same
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +36,7 @@ class _Shape:
     tags: list[bytes]
     fields: list[bytes]
     timed: bool
+    returned: bool  # it ends with a carriage return and a newline
 
     @classmethod
     def of(cls, marks: Marks, line: int) -> _Shape | None:
@@ -95,7 +52,8 @@ class _Shape:
         keys = keys[: tags + len(found[2]) // 2 + 1]
         if len(set(keys[:tags])) < tags:
             return None
-        return cls(kinds, keys[:tags], keys[tags:], bool(found[3]))
+        returned = kinds[-2] == RETURN
+        return cls(kinds, keys[:tags], keys[tags:], bool(found[3]), returned)
 
 
 class Taken(NamedTuple):
@@ -107,25 +65,27 @@ class Taken(NamedTuple):
     others: Int64s
 
 
-def take(marks: Marks, left: Int64s, fields: Fields, precision: str) -> Taken:
-    """What the usual ones among the lines ``left`` say; of none of them a quote is part."""
+def take(marks: Marks, left: Int64s, fields: Fields, precision: str, fewest: int) -> Taken:
+    """What the usual ones among the lines ``left`` say, if ``fewest`` or more are alike.
+
+    None of them may have a quote.
+    """
     parts: list[Lines] = []
     understood: list[Int64s] = []
     others: list[Int64s] = []
     nameless = 0
     for _ in range(MOST_SHAPES):
-        if len(left) < FEWEST:
+        if len(left) < fewest:
             break
-        shape = _Shape.of(marks, int(left[0]))
-        rows, at = _alike(marks, left, int(left[0]))
-        if shape is None:
-            others.append(rows)
-            left = np.setdiff1d(left, rows, assume_unique=True)
-            continue
-        same = _has_keys(marks, shape, rows, at)
-        rows, at = rows[same], at[same]
+        example = int(left[len(left) // 2])  # whoever comes first shall not decide for all
+        shape = _Shape.of(marks, example)
+        rows, at = _alike(marks, left, example)
+        if shape is not None:
+            rows, at = _having_keys(marks, shape, rows, at)
+        usual = shape is not None and len(rows) >= fewest
+        rows = rows if usual else np.union1d(rows, [example])
         left = np.setdiff1d(left, rows, assume_unique=True)
-        if len(rows) < FEWEST:
+        if shape is None or not usual:
             others.append(rows)
             continue
         lines, good, refused = _Values(marks, shape, fields, precision).read(rows, at)
@@ -148,15 +108,21 @@ def _alike(marks: Marks, left: Int64s, line: int) -> tuple[Int64s, Int64s]:
     return rows[same], marks.at[which[same]]
 
 
-def _has_keys(marks: Marks, shape: _Shape, rows: Int64s, at: Int64s) -> npt.NDArray[np.bool_]:
-    """Which lines have the keys of the shape, a measurement that is none of a comment, no gaps."""
-    start = marks.start[rows]
-    same = (at[:, 0] > start) & (marks.octets[start] != ord("#"))
-    same &= (np.diff(at, axis=1) > 1).all(axis=1)
-    for number, key in enumerate([*shape.tags, *shape.fields]):
-        same &= at[:, 2 * number + 1] - at[:, 2 * number] == len(key) + 1
-        same &= marks.equal(at[:, 2 * number] + 1, key) & bool(key)
-    return same
+def _having_keys(marks: Marks, shape: _Shape, rows: Int64s, at: Int64s) -> tuple[Int64s, Int64s]:
+    """Those lines that have the keys of the shape, no gaps, and are no comments."""
+    if shape.returned:
+        same = at[:, -1] - at[:, -2] == 1
+        rows, at = rows[same], at[same, :-1]
+    start, gaps = marks.start[rows], np.diff(at, axis=1)
+    keys = [*shape.tags, *shape.fields]
+    same = (at[:, 0] > start) & (marks.octets[start] != ord("#")) & (gaps > 1).all(axis=1)
+    same &= (gaps[:, : 2 * len(keys) : 2] == [len(key) + 1 for key in keys]).all(axis=1)
+    rows, at = rows[same], at[same]
+    # Only now, for what is compared must not reach behind the octets.
+    same = np.ones(len(rows), np.bool_)
+    for number, key in enumerate(keys):
+        same &= marks.equal(at[:, 2 * number] + 1, key)
+    return rows[same], at[same]
 
 
 class _Values:
@@ -170,33 +136,32 @@ class _Values:
         told: dict[int, tuple[int, Target]] = {}
         for number, key in enumerate(shape.fields):
             if found := fields.target(key.decode("ascii")):
-                told[found.register.code] = (number, found)  # the last one counts
+                told.pop(found.register.code, None)  # the last one counts
+                told[found.register.code] = (number, found)
         self._told = list(told.values())
+        self._left_out = np.ones(len(shape.fields), np.bool_)
+        self._left_out[[number for number, _ in self._told]] = False
         self._unit = PRECISIONS[precision]
 
     def read(self, rows: Int64s, at: Int64s) -> tuple[Lines, npt.NDArray[np.bool_], int]:
         """Their columns, which could be read, and how many of these name no meter."""
         raw, good = self._raw(at)
         time, readable = self._time(at)
-        high, low, named = self._meter(at)
-        if named is None:
-            lines = rows[:0]
-            good &= readable
-            taken = np.zeros(len(rows), np.bool_)
-            refused = int(good.sum())
-        else:
-            good &= readable & (named >= 0)
-            taken = good & (named == 1)
-            lines, refused = rows[taken], int((good & (named == 0)).sum())
+        high, low, named, names = self._meter(at)
+        good &= readable
+        taken = good & named
+        lines, refused = rows[taken], int((good & ~named).sum())
+        starts = self._marks.start[rows]
         codes = np.array([target.register.code for _, target in self._told], np.int64)
         columns = Lines(
-            self._marks.start[lines],
+            starts[taken],
             high[taken],
             low[taken],
             time[taken],
             np.full(len(lines), len(codes), np.int64),
             np.tile(codes, len(lines)),
             raw[taken].ravel(),
+            {int(starts[row]): name for row, name in names.items()},
         )
         return columns, good, refused
 
@@ -208,10 +173,14 @@ class _Values:
         last = self._marks.octets[end - 1]
         unsigned = last == ord("u")
         typed = unsigned | (last == ord("i"))
-        end = end - typed
-        found = numbers(self._marks.octets, start, np.maximum(end, start + 1))
-        fits = (end > start) & (end - start - found.negative <= MOST_DIGITS + ~found.whole)
+        till = end - typed
+        found = numbers(self._marks.octets, start, np.maximum(till, start + 1))
+        fits = (till > start) & (till - start - found.negative <= MOST_DIGITS + ~found.whole)
         good = found.good & fits & (~typed | found.whole) & ~(unsigned & found.negative)
+        left_out = np.tile(self._left_out, len(at))
+        rest = np.flatnonzero(~good & left_out)
+        if len(rest):
+            good[rest] = self._marks.not_numbers(start[rest], end[rest])
         order = good.reshape(-1, count).all(axis=1)
         raw = np.empty((len(at), len(self._told)), np.int64)
         for column, (number, target) in enumerate(self._told):
@@ -236,15 +205,38 @@ class _Values:
             return time // (millisecond // self._unit), good
         return time * (self._unit // millisecond), good
 
-    def _meter(self, at: Int64s) -> tuple[UInt64s, UInt64s, Int64s | None]:
-        """Halves of the ids, and 1 where they are one, 0 where not, -1 where they are long."""
+    def _meter(self, at: Int64s) -> tuple[UInt64s, UInt64s, npt.NDArray[np.bool_], dict[int, str]]:
+        """Halves of the ids, which lines have one, and by their number those that are long."""
+        names: dict[int, str] = {}
         if self._tag is None:
             nought = np.zeros(len(at), np.uint64)
-            return nought, nought, None
-        start = at[:, 2 * self._tag + 1] + 1
-        length = at[:, 2 * self._tag + 2] - start
-        kept = _KEPT[np.minimum(length, 16)]
+            return nought, nought, np.zeros(len(at), np.bool_), names
+        start, end = at[:, 2 * self._tag + 1] + 1, at[:, 2 * self._tag + 2]
+        kept = _KEPT[np.minimum(end - start, meter_id.OCTETS)]
         words = self._marks.words
         high, low = words[start] & kept[:, 0], words[start + 8] & kept[:, 1]
-        named = meter_id.valid(high, low).astype(np.int64)
-        return high, low, np.where(length > meter_id.OCTETS, -1, named)
+        named = meter_id.valid(high, low)
+        long = np.flatnonzero(end - start > meter_id.OCTETS)
+        named[long] = end[long] - start[long] <= meter_id.LONGEST_NAME
+        long = long[named[long]]
+        for row, first, last in zip(
+            long.tolist(), start[long].tolist(), end[long].tolist(), strict=True
+        ):
+            found = _long(self._marks.text[first:last])
+            named[row] = found is not None
+            if found is not None:
+                high[row], low[row], name = found
+                if name:
+                    names[row] = name
+        return high, low, named, names
+
+
+@lru_cache(MOST_LONG)
+def _long(text: bytes) -> tuple[int, int, str] | None:
+    """Halves of an id of many octets, and its name where they do not tell it; None: it is none."""
+    name = text.decode("ascii")
+    try:
+        octets = meter_id.to_octets(name)
+    except ValueError:
+        return None
+    return *meter_id.halves(octets), name if meter_id.is_long(name) else ""

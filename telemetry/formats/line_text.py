@@ -161,16 +161,18 @@ def _typed(key: str, text: bytes, at: int) -> Field:
 def _decimal(text: bytes) -> Decimal:
     # An exponent that Decimal cannot hold belongs to nought: anything else was out of range.
     mantissa, _, exponent = text.lower().partition(b"e")
-    if len(exponent.lstrip(b"+-0")) > _MOST_DIGITS - 10:
+    digits = exponent.lstrip(b"+-").lstrip(b"0") or b"0"
+    if len(digits) > _MOST_DIGITS - 10:
         return Decimal(0)
-    return Decimal(f"{mantissa.decode('ascii')}e{int(exponent or 0)}")
+    power = -int(digits) if exponent.startswith(b"-") else int(digits)
+    return Decimal(f"{mantissa.decode('ascii')}e{power}")
 
 
 def _integer(text: bytes, least: int, beyond: int, at: int) -> int:
-    digits = text.removeprefix(b"-").lstrip(b"0")
+    digits = text.removeprefix(b"-").lstrip(b"0") or b"0"
     if not _INTEGER.fullmatch(text) or len(digits) > _MOST_DIGITS:
         raise _WrongError(at)
-    value = int(text)
+    value = -int(digits) if text.startswith(b"-") else int(digits)
     if not least <= value < beyond:
         raise _WrongError(at)
     return value

@@ -22,12 +22,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams
-from telemetry.formats import FORMATS, native, shelly_status
+from telemetry.formats import FORMATS, line, native, shelly_status
 from telemetry.formats.options import Options
 from telemetry.rejects import Reason
 from telemetry.security import seal
 from tests.telemetry import test_dlms
 from tests.telemetry.rings import KEYS, MASTER, ring_of
+from tests.telemetry.test_line import LINE_REASONS
 from tests.telemetry.test_shelly import REASONS as SHELLY_REASONS
 from tests.telemetry.test_speedwire import GOOD, SPEEDWIRE_REASONS, octets_of
 from tests.telemetry.test_wire_format import JSON_REASONS, NATIVE_REASONS
@@ -259,8 +260,45 @@ def of_dlms(rng: random.Random) -> bytes:
     return bytes(datagram)
 
 
+LINE_NAMES = ["kitchen", "attic", "349-1", "", "a b", "x" * 40, "x" * 70, "é"]
+LINE_FIELDS = ["power", "energy_import_kWh", "pf", "colour", "voltage", ""]
+LINE_VALUES = [
+    "230",
+    "230",
+    "5i",
+    "-1u",
+    "true",
+    '"on"',
+    '"a\nb"',
+    '"',
+    "1e300",
+    "1e400",
+    ".5",
+    "0" * 30,
+]
+LINE_TIMES = ["", "", f" {ARRIVAL}000000", " 0", f" {2**63}", " now"]
+
+
+def of_line(rng: random.Random) -> bytes:
+    lines = []
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        name = rng.choice(LINE_NAMES[:2]) if rng.random() < 0.7 else rng.choice(LINE_NAMES)
+        tag = rng.choice((",id=", ",meter=", ",room=hall,host=", ",room="))
+        fields = [
+            f"{rng.choice(LINE_FIELDS)}={rng.choice(LINE_VALUES[: rng.choice((3, 12))])}"
+            for _ in range(rng.choice((1, 1, 2, 4)))
+        ]
+        lines.append(f"m{tag}{name} {','.join(fields)}{rng.choice(LINE_TIMES)}")
+    datagram = bytearray(rng.choice(("\n", "\n", "\r\n", "\n# a comment\n")).join(lines).encode())
+    if rng.random() < 0.01:
+        return rng.choice((b"", b"\n", b"# nothing", b" " * (line.LONGEST + 1)))
+    if rng.random() < 0.4:
+        mutate(rng, datagram)
+    return bytes(datagram)
+
+
 # Formats whose datagrams carry messages of several meters, each of which is counted.
-SEVERAL = {"shelly", "auto"}
+SEVERAL = {"shelly", "line", "auto"}
 
 
 @pytest.fixture
@@ -285,6 +323,7 @@ def without_collection() -> Iterator[None]:
         ("shelly", of_shelly, set(SHELLY_REASONS) - {"unsigned"}),
         ("speedwire", of_speedwire, set(SPEEDWIRE_REASONS)),
         ("dlms", of_dlms, test_dlms.REASONS),
+        ("line", of_line, LINE_REASONS),
         # What starts with a letter by chance is a line, or several.
         ("auto", of_native, {*NATIVE_REASONS, *JSON_REASONS, "no_reading"}),
     ],
