@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.peers import PEERS
-from benchmarks.results import Figure, SuiteResults
+from benchmarks.results import Figure, SuiteResults, short
 from benchmarks.running import GROUP, Measure
 
 # Okabe and Ito's colours, which also the colour-blind tell apart.
@@ -61,8 +61,6 @@ def draw(path: Path, measures: tuple[Measure, ...], found: SuiteResults) -> None
 
 def _bars(ax: object, figures: list[Figure], *, log: bool) -> None:
     from matplotlib.axes import Axes
-
-    from benchmarks.report import short
 
     assert isinstance(ax, Axes)
     cases = list(dict.fromkeys(one.case for one in figures))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import aims, pictures, results
 from benchmarks.peers import PEERS
-from benchmarks.results import Figure, Results, SuiteResults
+from benchmarks.results import Figure, Results, SuiteResults, short
 from benchmarks.running import Measure
 from benchmarks.suites import SUITES
 
@@ -106,15 +106,6 @@ def _cell(measure: Measure, peer: str, row: dict[str, Figure]) -> str:
     if ours is not None and peer != "wattbus" and ours.median > 0:
         text += f" {short(figure.median / ours.median)}×"
     return text
-
-
-def short(value: float) -> str:
-    """Three digits that say something, and no more."""
-    if value == 0:
-        return "0"
-    size = abs(value)
-    places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3
-    return f"{value:,.{places}f}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

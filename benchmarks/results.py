@@ -116,3 +116,12 @@ def _kernel(name: str) -> str:
         return f"{int(Path(f'/proc/sys/net/core/{name}').read_text()):,}"
     except OSError:
         return "?"
+
+
+def short(value: float) -> str:
+    """Three digits that say something, and no more."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3
+    return f"{value:,.{places}f}"
