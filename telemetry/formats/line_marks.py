@@ -95,9 +95,7 @@ class Marks:
 
     def not_numbers(self, start: Int64s, end: Int64s) -> npt.NDArray[np.bool_]:
         """At which places strings or booleans stand."""
-        length = end - start
-        word = self.words[start] & _MASKS[np.minimum(length, 8)]
-        boolean = np.isin(word, _BOOLEANS) & (length < 8)
+        boolean = np.isin(self.words[start] & _MASKS[np.minimum(end - start, 8)], _BOOLEANS)
         # Where a value starts with a quote, it is a string: marks of others are not dropped.
         found: npt.NDArray[np.bool_] = boolean | (self.octets[start] == ord('"'))
         return found

@@ -217,6 +217,7 @@ def batches(draw: st.DrawFn) -> list[bytes]:
 @example([b'm,id=a power=1 0\nm,id=a power=2,x="" 0\n'], "ns", NOISE)
 @example([b"m,id= p=1\n" * 2 + b"m,id=a p=1\n" * 3, b"", b"m,id=b p=1"], "s", NOISE)
 @example([b"m,id=a power=1\rx\n" * 3, b"m,id=a power=1 5\r5\n" * 3], "ns", NOISE)
+@example([b'm,id=a x="b"c,power=1\n' * 3, b'm,id=a x=b"c",power=1\n' * 3], "ns", NOISE)
 @given(batches(), st.sampled_from(list(PRECISIONS)), st.binary(min_size=1, max_size=40))
 def test_lines_in_bulk_say_what_they_say_one_by_one(
     datagrams: list[bytes], precision: str, noise: bytes
@@ -267,6 +268,19 @@ USUAL = [
     b"m,id=a power=1,on=true,off=F,unknown=-1.5",
     b'm,id=a state="on, or = off",power=1,x="" 1795',
 ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b' m,a="x b=" c=",d="\n',  # behind a space that is no end of tags
+        b'm,a="x b=" c=",d="\n',  # among the tags
+        b'm x="a\\" y=",z="\n',  # behind an escape
+        b'm x="a" "\n',
+    ],
+)
+def test_quotes_in_pairs_may_still_hide_the_end_of_a_line(text: bytes) -> None:
+    agree([text + b'm,id=a power=1\n"\n' * 2] * 3)
 
 
 @pytest.mark.parametrize("text", USUAL, ids=range(len(USUAL)))
