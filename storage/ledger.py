@@ -220,8 +220,11 @@ class Ledger:
         return True
 
     def fold(self) -> None:
-        """Fold all there is, at the end."""
-        self._pass, self._due_ms, self._postponed_ms = None, 0, 0
+        """Fold all there is, at the end: first what is under way, then what came since."""
+        self._postponed_ms = 0
+        while self._pass is not None:
+            self.step(0)
+        self._due_ms = 0
         while self.step(0):
             pass
 

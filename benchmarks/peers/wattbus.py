@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.collector import Collector
-from benchmarks.datagrams import Chunk, native_rows
+from benchmarks.datagrams import Chunk, line_rows, native_rows
 from benchmarks.filling import Filler
 from benchmarks.peers.peer import DAY, LINE, MONTH, NATIVE, Asker, Peer, octets
 from query.client import Client
@@ -63,8 +63,8 @@ class Wattbus(Peer):
         return functools.partial(_Asker, self._collector.query)
 
     def load(self, chunk: Chunk) -> None:
-        """Native datagrams, no more at once than it can hold; only before any other load."""
-        rows = native_rows(chunk)
+        """Datagrams of its format, no more at once than it holds; only before any other load."""
+        rows = line_rows(chunk) if self.format == LINE else native_rows(chunk)
         each = chunk.readings // len(rows)
         for first in range(0, len(rows), _BURST):
             burst = rows[first : first + _BURST]

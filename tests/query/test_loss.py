@@ -46,7 +46,7 @@ def test_from_datagrams_to_the_shell(stack: Stack) -> None:
         assert (nothing.totals.received, nothing.meters, nothing.next) == (0, [], None)
         stack.send(sent("kitchen", [0, 1, 2, 5, 4, 5, 9]))
         stack.send(sent("shed", [*range(100, 103), 200, 101]))
-        stack.send([*sent("attic", [0, 1]), b"no datagram", b"neither is this"])
+        stack.send([*sent("attic", [0, 1]), b"\x01no datagram", b"\xffneither is this"])
         stack.wait_until(received(16))
         loss = client.loss()
         assert [(each.id, each.lost) for each in loss.meters] == [("shed", 97), ("kitchen", 4)]

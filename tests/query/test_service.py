@@ -70,7 +70,7 @@ def test_ping(client: Client) -> None:
 
 def test_status(stack: Stack, client: Client) -> None:
     before = client.status()
-    stack.send([b"no datagram at all", *datagrams("status", [(MARCH, 1), (MARCH + 1, 2)])])
+    stack.send([b"\x01no datagram at all", *datagrams("status", [(MARCH, 1), (MARCH + 1, 2)])])
 
     def counted(asker: Client) -> bool:
         status = asker.status()

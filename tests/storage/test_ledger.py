@@ -274,6 +274,16 @@ def test_any_commits_folds_kills_and_deletions(
         assert {row[0] for row in office.rows(schema.ledger)} <= registered | {accounts.DELETED}
 
 
+def test_a_fold_amid_a_pass_leaves_no_delivery(office: Office) -> None:
+    """Found by chance among any steps: all rows were written, and the deliveries stayed."""
+    office.commit([(1, 5, 0, JSON, False)])
+    office.commit([(1, 5, 1, JSON, False)])
+    assert office.ledger.step(NOW + 100_000)
+    office.ledger.fold()
+    assert len(office.rows(schema.deliveries)) <= 1
+    office.check()
+
+
 def test_a_kill_between_commit_and_fold(office: Office) -> None:
     office.commit([(1, 5, n, ASKING, False) for n in range(10)])
     office.commit([(1, 5, 12, ASKING, True), (2, 1, 3, JSON, False)])

@@ -37,6 +37,7 @@ LONG = bool(os.environ.get("WATTBUS_LONG"))
 TOTAL = 5_000_000 if LONG else 6_000
 PARTS = 10 if LONG else 2  # so that several workers share them
 MOST_SECONDS = 0.001
+MANY_OBJECTS = {"dlms": 0.003}  # seconds: 27 objects with names, units and scalers, one by one
 MOST_OCTETS = 65_536
 ARRIVAL = 1_795_428_900_000
 # The vectors' keys, and one of a meter that sends another format.
@@ -342,9 +343,10 @@ def test_a_mutated_datagram_is_taken_or_counted_at_once(
         began = time.thread_time()
         decoded = decode(datagrams, ARRIVAL, gate)
         took = time.thread_time() - began
-        if took > MOST_SECONDS:  # what else this machine does is left out
+        most = MANY_OBJECTS.get(name, MOST_SECONDS)
+        if took > most:  # what else this machine does is left out
             took = min(seconds(decode, datagrams, gate) for _ in range(5))
-        assert took <= MOST_SECONDS, datagrams.each()[0].hex()
+        assert took <= most, datagrams.each()[0].hex()
         kind = int(datagrams.lengths[0]), *decoded.tally.refused
         if seen[kind] < 3:
             seen[kind] += 1
