@@ -86,6 +86,7 @@ def test_the_captured_stream_by_multicast(make_stack: MakeStack, tmp_path: Path)
     since = time.time()
     assert device.replay(stream, (GROUP, stack.udp_port)) == 7
     wait_for(stack, 7, {})
+    stored(stack, 7)  # accepted is not yet durable
     with stack.client() as client:
         page = client.readings(METER, "voltage_l1")
         assert page.raw == [parse(one).raw[0, 32, 4, 0] for one in stream]
