@@ -16,6 +16,7 @@ import zmq
 from storage import batch_body
 from storage.group import Group, Received
 from storage.handover import ANSWER, BATCH, COMMITTED, NUMBER, REPORT, RESEND, is_receiver
+from telemetry.datagrams import Mark
 from telemetry.formats.ack import ACK
 
 log = logging.getLogger("writer")
@@ -63,6 +64,7 @@ class Router:
         self._inboxes: dict[bytes, Inbox] = {}
         self._unanswered: set[bytes] = set()
         self.batches: list[Received] = []
+        self.awaited = False  # a meter wants to know that one of the batches is durable
         self.reports: dict[bytes, bytes] = {}
         self.requests: list[tuple[bytes, bytes, bytes, bytes]] = []
 
@@ -129,6 +131,7 @@ class Router:
         if verdict == "repeat":
             return 0
         self.batches.append(Received(sender, number, body, content))
+        self.awaited |= bool((content.envelopes.marks & Mark.ACKNOWLEDGE).any())
         return max(len(content), len(content.envelopes), 1)
 
     def _inbox(self, sender: bytes, oldest: int) -> Inbox:
@@ -143,7 +146,7 @@ class Router:
         """The batches received since the last call, in order."""
         if not self.batches:
             return None
-        batches, self.batches = self.batches, []
+        batches, self.batches, self.awaited = self.batches, [], False
         return Group(now_ms, batches)
 
     def committed(self, acknowledgements: Mapping[bytes, npt.NDArray[np.void]] = _NOTHING) -> None:

@@ -39,9 +39,10 @@ from telemetry.readings import Readings
 
 log = logging.getLogger("writer")
 
-# A commit takes what has gathered when it is this old or this large: a reading can be asked for
-# well within 200 ms, and one sync of the disk serves thousands.
-OLDEST = 0.025  # seconds
+# A commit takes what has gathered when it is this old or this large, so one sync of the disk serves
+# thousands. Unless a meter waits for it, it comes so long after the last one, too: it costs as
+# much as thousands of readings. A reading can be asked for well within 200 ms.
+_SOON, _APART = 0.025, 0.09  # seconds
 _LARGEST = 65_536  # values
 _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
@@ -156,9 +157,9 @@ class Writer:
 
     def run(self, stop: threading.Event) -> None:
         """Commit until ``stop`` is set and nothing more comes; then close the database."""
-        gathered, since = 0, 0.0
+        gathered, since, due, last = 0, 0.0, 0.0, 0.0
         while True:
-            wait = max(0.0, since + OLDEST - time.monotonic()) if gathered else _IDLE
+            wait = max(0.0, due - time.monotonic()) if gathered else _IDLE
             looking = self._watch.waiting and not self._postponed()
             if looking or self._busy or self._draining or self._upkeep.deletions.waiting:
                 wait = 0.0
@@ -166,11 +167,12 @@ class Writer:
             if taken and not gathered:
                 since = time.monotonic()
             gathered += taken
+            due = since + _SOON if self._router.awaited else max(since + _SOON, last + _APART)
             self._answer_requests()
-            if gathered and (gathered >= _LARGEST or time.monotonic() - since >= OLDEST):
+            if gathered and (gathered >= _LARGEST or time.monotonic() >= due):
                 if not self._commit_surely(stop):
                     break
-                gathered = 0
+                gathered, last = 0, time.monotonic()
             elif not gathered:
                 self._router.committed()
                 if stop.is_set() and not taken:
