@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from storage import blocks, history, schema
 from storage.blocks import BRIEF, LASTING, Stored
-from storage.engine import many
 from storage.journal import DamagedError
+from storage.prepared import many
 from storage.watermark import Watermark
 from telemetry.calendar import DAY_MS
 from telemetry.readings import Int64s, UInt32s

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from storage import journal, meters, schema
+from storage import journal, meters
 from storage.batch_body import spread
 from storage.database import Begin
 from storage.group import Group
@@ -18,12 +18,17 @@ from storage.kept import Kept
 from storage.known import Known
 from storage.ledger import Ledger
 from storage.limit_watch import LimitWatch
+from storage.prepared import many
 from storage.receivers import Receivers
 from storage.spool import Spool
 from storage.tally import Tally
 from storage.upkeep import Upkeep
 from telemetry.readings import Int64s, Readings, UInt16s
 
+_ADD_ROW = (
+    "INSERT INTO journal (id, committed_ms, first_ms, last_ms, readings, body) "
+    "VALUES (?, ?, ?, ?, ?, ?)"
+)
 _FEW = 16  # readings in a datagram
 
 
@@ -109,16 +114,9 @@ class Committing:
         """Add the journal's row, if there is anything to be in it; how many that makes."""
         if not len(batch):
             return 0
-        connection.execute(
-            schema.journal.insert().values(
-                id=self.known.next,
-                committed_ms=now,
-                first_ms=int(batch.time.min()),
-                last_ms=int(batch.time.max()),
-                readings=len(batch),
-                body=journal.encode(batch),
-            )
-        )
+        first, last = int(batch.time.min()), int(batch.time.max())
+        row = (self.known.next, now, first, last, len(batch), journal.encode(batch))
+        many(connection, _ADD_ROW, [row])
         return 1
 
 

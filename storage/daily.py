@@ -19,8 +19,8 @@ from storage import meters, retention_marks, schema
 from storage.blocks import Stored, changes, near
 from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
-from storage.engine import many
 from storage.meters import Meter
+from storage.prepared import many
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
 from telemetry.days import Days

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import date
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -37,7 +36,6 @@ __all__ = [
     "keep_number",
     "kept_number",
     "look",
-    "many",
     "octets",
     "open_reader",
     "open_writer",
@@ -182,17 +180,6 @@ def pending(database: Database) -> bool:
         return 0 < look(database) < schema.VERSION
     except StorageError:
         return False  # whoever opens it to write says what is wrong
-
-
-def many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
-    """Execute a statement with ``?`` for its values once for each row, of which there may be none.
-
-    Bulk: straight to the driver, which takes a fraction of the time.
-    """
-    if rows:
-        if connection.dialect.name == "postgresql":
-            statement = statement.replace("?", "%s")
-        connection.exec_driver_sql(statement, rows)
 
 
 def give_back(connection: sa.Connection) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from storage import schema
+from storage.prepared import many
+
+_KEEP = (
+    "INSERT INTO info (key, value) VALUES (?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
 
 
 def keep_number(connection: sa.Connection, key: str, number: int) -> None:
     """Keep a number of the collector's own under a key."""
-    table = schema.info
-    if not connection.execute(
-        table.update().where(table.c.key == key).values(value=str(number))
-    ).rowcount:
-        connection.execute(table.insert().values(key=key, value=str(number)))
+    many(connection, _KEEP, [(key, str(number))])
 
 
 def kept_number(connection: sa.Connection, key: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from storage import schema
-from storage.engine import many
+from storage.prepared import many
 from telemetry import meter_id
 from telemetry.counts import Counts, ListenerCounts
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from storage import schema
 from storage.blocks import Stored
-from storage.engine import many
+from storage.prepared import many
 from telemetry.readings import Int64s, UInt64s
 from telemetry.registers import ENERGY_IMPORT
 

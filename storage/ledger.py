@@ -19,8 +19,8 @@ from storage.accounts import DELETED, Accounts, Assessed
 from storage.ahead import Ahead
 from storage.database import Begin
 from storage.deliveries import Delivery
-from storage.engine import many
 from storage.judged import Judged, answers_of
+from storage.prepared import many
 from telemetry import windows
 from telemetry.counts import Counts
 from telemetry.datagrams import Envelopes, Mark
@@ -35,6 +35,7 @@ _SLICE_SECONDS = 0.02  # between two commits
 _LEAST, _MOST = 50, 20_000  # rows in a slice
 _OCTETS_A_SLICE = 1 << 20  # of deliveries that go at a time
 _NAMES = ", ".join(column.name for column in _LEDGER.c)
+_ADD = "INSERT INTO deliveries (id, committed_ms, body) VALUES (?, ?, ?)"
 _WRITE = (
     f"INSERT INTO ledger ({_NAMES}) VALUES ({', '.join('?' * len(_LEDGER.c))}) "
     "ON CONFLICT (meter) DO UPDATE SET "
@@ -164,7 +165,7 @@ class Ledger:
         number = self._accounts.last + 1
         totals = self._accounts.totals + assessed.counts.sum(axis=0)
         body = deliveries.encode(delivery, totals)
-        connection.execute(_DELIVERIES.insert().values(id=number, committed_ms=_now(), body=body))
+        many(connection, _ADD, [(number, _now(), body)])
         self._pending = assessed, number, len(body)
 
     def drained(self) -> None:

@@ -1,7 +1,8 @@
-"""Questions that are asked all the time, past SQLAlchemy's execution: its SQL, the driver's cursor.
+"""What is asked and written all the time, past SQLAlchemy's execution: the driver's own cursor.
 
-A statement is compiled once for each dialect. A lookup then costs what the database needs, some
-microseconds, where executing it through SQLAlchemy costs thirty more.
+A question is compiled once for each dialect. A lookup then costs what the database needs, some
+microseconds, where executing it through SQLAlchemy costs thirty more; a written row that it has to
+compile costs a hundred and fifty.
 """
 
 from __future__ import annotations
@@ -53,3 +54,14 @@ class Prepared:
         order = tuple(compiled.positiontup) if compiled.positional else None
         made = self._compiled[dialect.name] = _Compiled(str(compiled), order, constants)
         return made
+
+
+def many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    """Execute a statement with ``?`` for its values once for each row, of which there may be none.
+
+    Bulk: straight to the driver, which takes a fraction of the time.
+    """
+    if rows:
+        if connection.dialect.name == "postgresql":
+            statement = statement.replace("?", "%s")
+        connection.exec_driver_sql(statement, rows)

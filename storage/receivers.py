@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from storage import schema
-from storage.engine import many
+from storage.prepared import many
 
 _TABLE = schema.receivers
 _DAY = 86_400_000  # ms
