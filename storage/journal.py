@@ -10,6 +10,7 @@ import numpy as np
 
 from storage.columns import DamagedError as DamagedError  # part of what this module says
 from storage.columns import pack, unpack
+from storage.order import by_meter
 from telemetry.readings import Int64s, Readings, UInt16s, UInt32s, UInt64s
 
 _HEAD = struct.Struct("<4sII")
@@ -24,10 +25,7 @@ _COLUMNS: dict[str, type[np.generic]] = {
 }
 _WIDTH = sum(np.dtype(dtype).itemsize for dtype in _COLUMNS.values())
 
-# The place of a reading in its batch, beside its series, in one 64-bit sort key.
-_ROW_BITS = 20
-MOST_READINGS = 1 << _ROW_BITS
-_ROW_MASK = np.uint64(MOST_READINGS - 1)
+MOST_READINGS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +61,10 @@ def series_key(meter: int, register: int = 0) -> int:
 def sort(meter: UInt32s, readings: Readings) -> Batch:
     """The batch of readings whose meters' numbers are ``meter``, shape (n,); n <= MOST_READINGS."""
     assert len(meter) <= MOST_READINGS
-    # One sort of plain integers, the place of each reading in its low bits: stable, and several
-    # times quicker than an argsort.
-    key = meter.astype(np.uint64) << np.uint64(16 + _ROW_BITS)
-    key |= readings.register.astype(np.uint64) << np.uint64(_ROW_BITS)
-    key |= np.arange(len(meter), dtype=np.uint64)
-    key.sort()
-    order = (key & _ROW_MASK).astype(np.intp)
+    order = by_meter(meter, readings.register)
     return Batch(
-        meter=(key >> np.uint64(16 + _ROW_BITS)).astype(np.uint32),
-        register=(key >> np.uint64(_ROW_BITS)).astype(np.uint16),
+        meter=meter[order],
+        register=readings.register[order],
         status=readings.status[order],
         epoch=readings.epoch[order],
         time=readings.time[order],

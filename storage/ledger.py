@@ -20,6 +20,7 @@ from storage.ahead import Ahead
 from storage.database import Begin
 from storage.deliveries import Delivery
 from storage.judged import Judged, answers_of
+from storage.order import by_meter
 from storage.prepared import many
 from telemetry import windows
 from telemetry.counts import Counts
@@ -136,19 +137,16 @@ class Ledger:
             return judged.among(own, len(uncounted))
         if not len(meter):
             return Judged(np.empty(0, np.bool_), np.empty(0, ACK), np.empty(0, np.int64))
-        place = meter
+        slot = meter
         if connection is None:
-            place = self._ahead.slots(envelopes, meter, self._accounts)
-        key = place.astype(np.int64) << 20
-        # A sort of plain integers, the place of each datagram in its low bits.
-        assert len(key) <= deliveries.MOST
-        key |= np.arange(len(key))
-        key.sort()
-        order = key & (deliveries.MOST - 1)
+            slot = self._ahead.slots(envelopes, meter, self._accounts)
+        assert len(slot) <= deliveries.MOST
+        place = slot.astype(np.uint32)
+        order = by_meter(place)
         late = windows.late(newest_ms[order], now_ms)
         marks = envelopes.marks[order]
         delivery = Delivery(
-            (key >> 20).astype(np.uint32),
+            place[order],
             envelopes.epoch[order],
             envelopes.sequence[order],
             marks | (late * np.uint8(deliveries.LATE)),
