@@ -72,12 +72,12 @@ class Terminal:
     def enter(self, text: str) -> None:
         self.type(f"{text}\r")
 
-    def wait(self, *texts: str, within: float = 15.0) -> None:
+    def wait(self, *texts: str, within: float = 60.0) -> None:
         """Read until the screen shows all the texts."""
         self.wait_until(lambda: all(text in self.text for text in texts), within, texts)
 
     def wait_until(
-        self, true: Callable[[], bool], within: float = 15.0, what: object = None
+        self, true: Callable[[], bool], within: float = 60.0, what: object = None
     ) -> None:
         deadline = time.monotonic() + within
         while not true():

@@ -61,7 +61,7 @@ def children_of(stack: Stack) -> dict[str, psutil.Process]:
     return children(stack.process.pid)
 
 
-def part(stack: Stack, name: str, other_than: int = 0, within: float = 10.0) -> psutil.Process:
+def part(stack: Stack, name: str, other_than: int = 0, within: float = 60.0) -> psutil.Process:
     """The process of a part, once it is there."""
     deadline = time.monotonic() + within
     while True:
@@ -102,7 +102,7 @@ def expected(count: int) -> list[tuple[int, int]]:
     return [(START + 1000 * n, 3 * n) for n in range(count)]
 
 
-def all_are_stored(stack: Stack, id: str, count: int, within: float = 15.0) -> None:
+def all_are_stored(stack: Stack, id: str, count: int, within: float = 60.0) -> None:
     """Exactly the readings 0 to count - 1, and their energy."""
     stack.wait_for(id, START + 1000 * (count - 1), within)
     # Patient: a writer that has just come back is still being caught up with.
@@ -164,7 +164,7 @@ def test_stopped_while_it_starts(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(psutil.Process(process.pid).children()) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     begun = psutil.Process(process.pid).children()
@@ -224,7 +224,7 @@ def test_what_is_held_back_leaves_with_the_receiver(make_stack: MakeStack, tmp_p
     assert stack.process is not None
     stack.process.send_signal(signal.SIGHUP)
     end([before], 20)
-    stack.wait_for("a", START + 8000, 20)
+    stack.wait_for("a", START + 8000)
     with stack.client() as client:
         assert stored(client, "a") == [expected(9)[0], expected(9)[8]]
         assert client.loss().totals.received == 9
@@ -268,7 +268,7 @@ def test_the_receiver_is_killed(make_stack: MakeStack) -> None:
     def more(client: Client) -> bool:
         return max(value.time_ms for value in client.latest("b").registers) > START + 1000 * before
 
-    stack.wait_until(more, 8)
+    stack.wait_until(more)
     back = time.monotonic() - gone
     assert back < 6
     sent = stream.stop()
@@ -289,7 +289,7 @@ def test_who_answers_is_killed(make_stack: MakeStack) -> None:
     killed = [part(stack, name) for name in ("query", "http")]
     for process in killed:
         process.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             with urllib.request.urlopen(f"{stack.http}/?id=a", timeout=5) as answer:
@@ -307,7 +307,7 @@ def test_who_answers_is_killed(make_stack: MakeStack) -> None:
 def test_serve_itself_is_killed(make_stack: MakeStack) -> None:
     # A home takes a watt-hour in half a minute: of so many some have soon.
     stack = make_stack("--demo", "60")
-    stack.wait_until(lambda client: any(raw[-1] > raw[0] for raw in registers(client)), 20)
+    stack.wait_until(lambda client: any(raw[-1] > raw[0] for raw in registers(client)))
     stack.send([datagram("a", number) for number in range(100)])
     all_are_stored(stack, "a", 100)
     assert stack.process is not None
@@ -429,7 +429,7 @@ def test_the_demo_and_what_it_says_to_try(make_stack: MakeStack) -> None:
     def thrice(client: Client) -> bool:
         return [len(raw) >= 3 for raw in registers(client)] == [True] * 3
 
-    stack.wait_until(thrice, 20)
+    stack.wait_until(thrice)
     stack.send(nc.split("'")[1].encode())
     stack.wait_for("shed", 0)
     with stack.client() as client:
@@ -463,7 +463,7 @@ def by_hand(tmp_path: Path) -> Iterator[tuple[Stack, dict[str, subprocess.Popen[
 
 def test_each_part_alone(by_hand: tuple[Stack, dict[str, subprocess.Popen[str]]]) -> None:
     stack, started = by_hand
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:  # the receiver has no other way to say that it listens
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(stack.udp)

@@ -47,7 +47,7 @@ class Recording:
 
         def go_on(endpoint: Path) -> None:
             feeder = Feeder(endpoint, ROUNDS, self.sent)
-            feeder.hand(within=20.0)
+            feeder.hand(within=60.0)
             feeder.close()
 
         def check(left: Path, told: int) -> list[str]:
@@ -108,7 +108,7 @@ def _second_life(data: Path, feeder: Feeder) -> None:
 
 def _feed(feeder: Feeder, batches: int) -> None:
     for number in range(batches):
-        feeder.hand(within=20.0 if number % 4 == 3 else 0.0)
+        feeder.hand(within=60.0 if number % 4 == 3 else 0.0)
     feeder.settle(20.0)
 
 
@@ -121,6 +121,6 @@ def _while_read(data: Path, feeder: Feeder) -> None:
         deadline = time.monotonic() + 60
         while not list((data / "spool").glob("*.spool")):
             assert time.monotonic() < deadline, "it never spooled"
-            feeder.hand(within=20.0)
+            feeder.hand(within=60.0)
         _feed(feeder, _SPOOLED)
         other.execute("COMMIT")

@@ -120,7 +120,7 @@ def traced_writer(tmp_path: Path, faults: str) -> list[Call]:
         assert traced.first_line() == "ready\n"
         feeder = Feeder(tmp_path / "writer")
         for _ in range(BATCHES):
-            feeder.hand(within=10.0)
+            feeder.hand(within=60.0)
         feeder.close()
         assert traced.stop() == 0
     return read(tmp_path / "trace")

@@ -247,7 +247,7 @@ def test_a_message_too_large_closes_only_its_connection(stack: Stack) -> None:
         assert code(answer(sock, JSON, largest)) == "unknown_meter"
         sock.send_multipart([b"lost", b"", JSON, largest + b" "])
         assert other.ping()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while True:  # the socket connects again by itself
             sock.send_multipart([b"found", b"", JSON, PING])
             if sock.poll(200):
@@ -446,7 +446,7 @@ def test_many_subscriptions_cost_little() -> None:
     ):
 
         def publish_until(true: Callable[[], bool], readings: Readings) -> None:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not true():
                 assert time.monotonic() < deadline, len(publisher._wanted)
                 publisher.readings(readings)  # hears the subscriptions that have come

@@ -91,7 +91,7 @@ def _ended(sock: socket.socket) -> bool:
 
 def wait_until(true: object) -> None:
     assert callable(true)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)

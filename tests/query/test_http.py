@@ -223,7 +223,7 @@ def test_thousand_meters_and_many_connections(stack: Stack) -> None:
     ids = [f"m{number:04}" for number in range(1000)]
     for name in ids:
         stack.send(readings(name, START, TEN_MINUTES, [0, 1170, 2000]))
-    stack.wait_until(lambda client: client.status().readings == 3 * len(ids), 15)
+    stack.wait_until(lambda client: client.status().readings == 3 * len(ids))
     began = time.monotonic()
     answer = json.loads(get(stack.http, "/")[2])
     assert time.monotonic() - began < 15  # about 2 s on an idle machine
@@ -315,7 +315,7 @@ def test_service_away_and_back(stack: Stack) -> None:
             assert (status, error_code(body)) == (503, "away"), target
             assert int(headers["retry-after"]) > 0
         stack.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while get(url, "/healthz")[0] != 200:
             assert time.monotonic() < deadline
 

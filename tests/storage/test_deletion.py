@@ -68,7 +68,7 @@ def note(database: Database, key: str = NOTE) -> deletion.Note:
 
 
 def wait_for(database: Database, key: str = NOTE) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while note(database, key).stage is not Stage.DONE:
         assert time.monotonic() < deadline, note(database, key)
         time.sleep(0.01)

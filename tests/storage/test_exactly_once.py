@@ -76,7 +76,7 @@ class Killed:
             process.kill()
             process.wait(20)
 
-    def stream(self, until: Callable[[], bool], seconds: float = 30.0) -> None:
+    def stream(self, until: Callable[[], bool], seconds: float = 60.0) -> None:
         """Some thousand readings a second, each of which is sent once."""
         deadline = time.monotonic() + seconds
         while not until():
@@ -247,7 +247,7 @@ def deliver(
 
 
 def answers(running: Running, receiver: Handover) -> list[tuple[int, ...]]:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while receiver.undelivered:
         assert time.monotonic() < deadline
         assert running.failure is None

@@ -23,13 +23,16 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from cli.config import Config
-from storage import handover, schema
+from storage import handover, schema, sqlite
+from storage import wal as wal_module
 from storage.changes import ChangeMeter
 from storage.defaults import Defaults
 from storage.engine import Database, database_path, open_writer
 from storage.queries import Reader
 from storage.wal import LIMIT, WalGuard
-from telemetry import intervals
+from telemetry import intervals, meter_id
+from telemetry.readings import Readings
+from telemetry.registers import ENERGY_IMPORT
 from tests.cli.test_serve import Stream, all_are_stored, datagram, expected, part, stored
 from tests.conftest import ROOT, Stack
 from tests.storage.handing import put
@@ -235,7 +238,7 @@ def test_a_disk_full_at_the_commit_of_an_alert(
         assert running.published.alerts == []
         assert running.reader.alerts(None, None, 10) == []
         assert "cannot look for crossed limits" in running.ask(handover.STATUS)["trouble"]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not running.published.alerts:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -317,14 +320,31 @@ def snapshot(data: Path) -> Iterator[sqlite3.Connection]:
         yield other
 
 
-LARGE = 60_000  # readings of one batch, which the log takes half a megabyte for
+LARGE = 60_000  # readings of one batch, which the log takes a quarter of a megabyte for
+# The log's limit, and what it is cut to: in proportion, and small, so that little fills it.
+SMALL_LIMIT, SMALL_TIDY = 6 * 2**20, 4 * 2**20
+
+
+def in_turn(count: int, first: int) -> Readings:
+    """So many readings of meter a: instants and registers from ``first`` on."""
+    numbers = np.arange(first, first + count)
+    high, low = meter_id.halves(meter_id.to_octets("a"))
+    return Readings(
+        np.full(count, high, np.uint64),
+        np.full(count, low, np.uint64),
+        np.ones(count, np.uint32),
+        np.full(count, ENERGY_IMPORT, np.uint16),
+        np.zeros(count, np.uint16),
+        NOW + numbers,
+        numbers - first,
+    )
 
 
 def fill_log(running: Running, total: int, limit: int) -> int:
     """Hand readings over until the writer spools; the number of the next."""
     deadline = time.monotonic() + 90
     while not running.ask(handover.STATUS)["spooling"]:
-        running.send(readings([("a", NOW + total + n, n) for n in range(LARGE)]))
+        running.send(in_turn(LARGE, total))
         total += LARGE
         assert wal(running.data) <= limit
         assert time.monotonic() < deadline
@@ -341,17 +361,22 @@ def drained(running: Running) -> None:
 def whole(running: Running, sent: int) -> None:
     """Each reading is stored once, in the order in which it was sent."""
     running._looking.close()
-    found = running.stored("a")
-    assert [time_ms for time_ms, _ in found] == [NOW + n for n in range(sent)]
-    assert running.reader.readings() == sent
+    reader = running.reader
+    assert (reader.series(reader.meter("a"), ENERGY).time == NOW + np.arange(sent)).all()
+    assert reader.readings() == sent
 
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> int:
-    """The log's limit, a small one."""
-    octets = 24 * 2**20
-    monkeypatch.setattr(WalGuard.__init__, "__defaults__", (octets,))
-    return octets
+    """The log's limit, a small one; the log is cut to less, too."""
+    monkeypatch.setattr(WalGuard.__init__, "__defaults__", (SMALL_LIMIT,))
+    monkeypatch.setattr(wal_module, "_TIDY", SMALL_TIDY)
+    pragmas = [
+        f"PRAGMA journal_size_limit = {SMALL_TIDY}" if "journal_size_limit" in pragma else pragma
+        for pragma in sqlite._WRITER_PRAGMAS
+    ]
+    monkeypatch.setattr(sqlite, "_WRITER_PRAGMAS", tuple(pragmas))
+    return SMALL_LIMIT
 
 
 def test_a_reader_that_holds_a_snapshot(
@@ -384,7 +409,7 @@ def test_a_reader_that_holds_a_snapshot(
     assert status["trouble"] is None
     running._looking.close()
     running.send(readings([("a", NOW + total, 1)]))
-    assert wal(running.data) <= 17 * 2**20
+    assert wal(running.data) <= SMALL_TIDY + 2**20
     lines = [line for line in said(caplog) if "spool" in line]
     assert ["its log has" in line for line in lines] == [True, False, False]  # once
     assert lines[-1] == "the spool is empty"
@@ -408,10 +433,11 @@ def test_writers_that_end_while_the_log_is_held(limit: int, make_running: MakeRu
     whole(running, total)
 
 
-_SMALL_LOG = """
+_SMALL_LOG = f"""
 import sys
-from storage.wal import WalGuard
-WalGuard.__init__.__defaults__ = (24 * 2**20,)
+from storage import wal
+wal.WalGuard.__init__.__defaults__ = ({SMALL_LIMIT},)
+wal._TIDY = {SMALL_TIDY}
 from cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -430,7 +456,7 @@ def test_a_writer_that_is_killed_while_the_log_is_held(tmp_path: Path) -> None:
 
     def send(count: int) -> None:
         nonlocal total
-        put(receiver, readings([("a", NOW + total + n, n) for n in range(count)]))
+        put(receiver, in_turn(count, total))
         total += count
 
     def deliver() -> None:

@@ -66,7 +66,7 @@ def read(data: Path) -> KeyRing:
 
 
 def wait_for(keys: Keys, true: Callable[[KeyRing], bool]) -> KeyRing:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not true(ring := keys.ring()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -279,7 +279,7 @@ def where(engine: Engine) -> str:
 
 def wait_until_the_server_has_noticed(engine: Engine) -> None:
     """PostgreSQL holds the writer's lock until it sees that its client is gone."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             engine.connect().close()

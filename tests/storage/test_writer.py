@@ -125,7 +125,7 @@ class Running:
             put(self.receiver, batch)
             self.deliver()
 
-    def deliver(self, seconds: float = 10.0) -> None:
+    def deliver(self, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while self.receiver.undelivered:
             assert time.monotonic() < deadline, "not confirmed in time"
@@ -151,7 +151,7 @@ class Running:
 
     def settled(self) -> None:
         """Wait until no meter is left to be looked at for its limit."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.writer._watch.waiting:
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -202,7 +202,7 @@ def test_datagrams_of_which_nothing_is_stored_are_counted(running: Running) -> N
     three = Envelopes.unnumbered(readings([("a", NOW, 0)] * 3), np.arange(3))
     empty = replace(three, count=np.zeros(3, np.uint16))
     running.receiver.put(empty, none)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while running.ask(handover.STATUS)["commits"] == commits:
         running.receiver.tick()
         assert time.monotonic() < deadline

@@ -188,7 +188,7 @@ def receiving(
     assert sink.calls[-2:] == ["tick", "close"]
 
 
-def wait_until(true: Callable[[], bool], within: float = 10.0) -> None:
+def wait_until(true: Callable[[], bool], within: float = 60.0) -> None:
     deadline = time.monotonic() + within
     while not true():
         assert time.monotonic() < deadline, "it did not become true in time"
@@ -448,7 +448,7 @@ def test_a_listener_that_is_flooded_does_not_keep_another_from_being_heard(liste
         try:
             for number in range(20):
                 sock.send(JSON % number)
-                wait_until(lambda number=number: quiet.received == number + 1, within=2)  # type: ignore[misc]
+                wait_until(lambda number=number: quiet.received == number + 1)  # type: ignore[misc]
         finally:
             over.set()
             thread.join()
@@ -467,7 +467,7 @@ def test_the_time_of_arrival_is_the_clock_s(listen: Open) -> None:
 def test_the_sink_has_its_turn_when_nothing_arrives(listen: Open) -> None:
     sink = Kept()
     with receiving(sink, listen()):
-        wait_until(lambda: sink.calls.count("tick") >= 3, within=2)
+        wait_until(lambda: sink.calls.count("tick") >= 3)
     assert "put" not in sink.calls
 
 
@@ -596,11 +596,11 @@ def test_keys_are_looked_at_again_and_again(listen: Open, portable: bool) -> Non
         wait_until(lambda: listener.received == 1)
         assert listener.tally.refused == {Reason.UNKNOWN_KEY: 1}
         rings[0] = RING
-        wait_until(lambda: listener.gate.ring is RING, within=3)
+        wait_until(lambda: listener.gate.ring is RING)
         sock.send(signed_one(2))
         wait_until(lambda: listener.received == 2)
         rings[0] = KeyRing.empty()
-        wait_until(lambda: listener.gate.ring is not RING, within=3)
+        wait_until(lambda: listener.gate.ring is not RING)
         sock.send(signed_one(3))
         wait_until(lambda: listener.received == 3)
     assert sink.values == [2]
@@ -768,7 +768,7 @@ def test_what_is_held_back_leaves_when_its_sender_falls_silent(listen: Open) -> 
         time.sleep(1.2)  # it looks once a second
         assert sink.values == [0]
         now[0] += 1
-        wait_until(lambda: sink.values == [0, 2], within=3)
+        wait_until(lambda: sink.values == [0, 2])
     assert sink.values == [0, 2]
 
 
