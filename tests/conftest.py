@@ -25,7 +25,7 @@ from tests.waiting import PATIENCE, wait_until
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
-PROGRAM = ("-m", "cli.main")  # what Python runs
+PROGRAM = ("-m", "cli")  # what Python runs
 
 # Who starts the tests in the background may have these ignored; their children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

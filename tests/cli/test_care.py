@@ -24,7 +24,7 @@ MakeStack = Callable[..., Stack]
 
 
 def wattbus(*words: object) -> list[str]:
-    return [sys.executable, "-m", "cli.main", *map(str, words)]
+    return [sys.executable, "-m", "cli", *map(str, words)]
 
 
 def run(*words: object, **how: object) -> subprocess.CompletedProcess[str]:

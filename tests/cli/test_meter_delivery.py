@@ -18,7 +18,7 @@ KEY = bytes(range(16))
 
 def command(collector: SocketCollector, state: Path, *arguments: str) -> list[str]:
     return [
-        *(sys.executable, "-W", "error", "-m", "cli.main", "meter", "--to", collector.to),
+        *(sys.executable, "-W", "error", "-m", "cli", "meter", "--to", collector.to),
         *("--state", str(state / "meter.db"), "--interval", "0.05", *arguments),
     ]
 

@@ -47,7 +47,7 @@ class Terminal:
         }
         self._child = pexpect.spawn(
             sys.executable,
-            ["-m", "cli.main", "repl", "--query", endpoint, "--timeout", "1.5"],
+            ["-m", "cli", "repl", "--query", endpoint, "--timeout", "1.5"],
             cwd=str(ROOT),
             env=environment | {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state)},
             dimensions=(lines, columns),
@@ -296,7 +296,7 @@ def test_lines_from_a_pipe(kitchen: Stack) -> None:
 
 def test_an_address_that_is_none() -> None:
     done = pexpect.run(
-        f"{sys.executable} -m cli.main repl --query nonsense", cwd=str(ROOT), withexitstatus=True
+        f"{sys.executable} -m cli repl --query nonsense", cwd=str(ROOT), withexitstatus=True
     )
     assert done[1] == 2
     assert b"is no address such as tcp://127.0.0.1:5002" in done[0]

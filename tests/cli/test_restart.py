@@ -224,7 +224,7 @@ def test_starting_anew_loses_nothing(stack: Stack) -> None:
 
 def version() -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", "--version"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "cli", "--version"], cwd=ROOT, capture_output=True, text=True
     )
     return done.stdout.split()[-1]
 
@@ -318,7 +318,7 @@ def test_a_closed_terminal_stops_it(make_stack: MakeStack, tmp_path: Path) -> No
         with contextlib.suppress(BaseException):
             os.chdir(ROOT)
             os.dup2(log.fileno(), 2)
-            command = [sys.executable, "-m", "cli.main", "serve", "--data", str(stack.data)]
+            command = [sys.executable, "-m", "cli", "serve", "--data", str(stack.data)]
             os.execv(sys.executable, [*command, *stack.ports])
         os._exit(1)
     log.close()
@@ -372,7 +372,7 @@ def running(command: list[str], log: Path, fds: list[int]) -> Iterator[subproces
 
 def wattbus(stack: Stack, program: str, *flags: str) -> list[str]:
     own = ["--data", str(stack.data), *stack.ports, "--time-zone", "UTC"]
-    return [sys.executable, "-m", "cli.main", program, *own, *flags]
+    return [sys.executable, "-m", "cli", program, *own, *flags]
 
 
 @pytest.fixture

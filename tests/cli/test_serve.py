@@ -39,7 +39,7 @@ def datagram(id: str, number: int) -> bytes:
 def serve(stack: Stack, part: str = "serve", *flags: str) -> list[str]:
     """The command that serves, or one part of it."""
     own = ["--data", str(stack.data), *stack.ports]
-    return [sys.executable, "-m", "cli.main", part, *own, *flags]
+    return [sys.executable, "-m", "cli", part, *own, *flags]
 
 
 def part_of(process: psutil.Process) -> str:

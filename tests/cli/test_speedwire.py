@@ -167,7 +167,7 @@ def test_an_unknown_interface(tmp_path: Path) -> None:
     flags = ["--config", str(file), "--data", str(tmp_path / "data")]
     for program in ("serve", "receiver"):
         done = subprocess.run(
-            [sys.executable, "-m", "cli.main", program, *flags],
+            [sys.executable, "-m", "cli", program, *flags],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -20,7 +20,7 @@ COUNT = 2000
 
 
 def wattbus(*words: str) -> list[str]:
-    return [sys.executable, "-m", "cli.main", "verify", *words]
+    return [sys.executable, "-m", "cli", "verify", *words]
 
 
 def verify(data: Path, *words: str) -> subprocess.CompletedProcess[str]:

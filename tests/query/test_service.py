@@ -735,7 +735,10 @@ def test_the_client_in_the_document_works(stack: Stack) -> None:
     assert "tcp://127.0.0.1:5002" in code
     code = code.replace("tcp://127.0.0.1:5002", stack.query)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     with stack.client() as client:
         assert (done.stdout, done.stderr) == (f"{client.ping().version}\n", "")

@@ -563,14 +563,14 @@ def test_a_reader_says_who_migrates(tmp_path: Path) -> None:
 
 
 def wattbus(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli.main", *words]
+    command = [sys.executable, "-m", "cli", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
 def test_a_query_service_recovers_when_the_database_is_migrated(tmp_path: Path) -> None:
     frozen(1, tmp_path)
     port = str(free_port())
-    command = [sys.executable, "-m", "cli.main", "query", "--data", str(tmp_path)]
+    command = [sys.executable, "-m", "cli", "query", "--data", str(tmp_path)]
     service = subprocess.Popen([*command, "--query-port", port], cwd=ROOT)
     try:
         with Client(f"tcp://127.0.0.1:{port}", timeout=20) as client:
@@ -616,7 +616,7 @@ def test_a_writer_that_migrates_says_that_it_is_slow(
 ) -> None:
     if older:
         frozen(1, tmp_path)
-    command = [sys.executable, "-m", "cli.main", "writer", "--data", str(tmp_path)]
+    command = [sys.executable, "-m", "cli", "writer", "--data", str(tmp_path)]
     child = Child("writer", [*command, "--live-port", "0"])
     child.start()
     said = b""
@@ -665,7 +665,7 @@ def test_migrate_takes_the_data_directory_of_a_file(tmp_path: Path) -> None:
 
 
 def test_migrate_refuses_while_a_writer_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cli.main", "writer", "--data", str(tmp_path)]
+    command = [sys.executable, "-m", "cli", "writer", "--data", str(tmp_path)]
     writer = subprocess.Popen(
         [*command, "--live-port", "0"], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )

@@ -466,7 +466,7 @@ def test_a_locked_database(
 
 
 def wattbus(data: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "cli.main", *words, "--data", str(data), "--live-port", "0"]
+    return [sys.executable, "-m", "cli", *words, "--data", str(data), "--live-port", "0"]
 
 
 def refusal(data: Path) -> str:
