@@ -155,7 +155,7 @@ def traced_collector(tmp_path: Path, faults: str) -> tuple[Stack, list[Call]]:
     ):
         assert "ready" in traced.first_line()
         meter.connect(stack.udp)
-        meter.settimeout(2.0)
+        meter.settimeout(60.0)
         for number in range(DATAGRAMS):
             record = native.Record(ENERGY_IMPORT, START + number * STEP, number)
             meter.send(native.encode(METER, 1, number, [record], acknowledge=True))
