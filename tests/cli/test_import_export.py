@@ -350,7 +350,7 @@ def test_ctrl_c_says_what_is_stored_and_running_it_again_is_safe(
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in said
     found = re.search(r"interrupted: ([\d,]+) readings are stored", said)

@@ -157,7 +157,7 @@ def test_every_client_command_takes_a_key(make_stack: Callable[..., Stack], tmp_
             capture_output=True,
             text=True,
             input="ping\n",
-            timeout=20,
+            timeout=60,
             env=os.environ | environment,
         )
         return ended.returncode, ended.stdout + ended.stderr
@@ -194,6 +194,6 @@ def test_every_client_command_takes_a_key(make_stack: Callable[..., Stack], tmp_
             raise AssertionError("nothing was heard")
     finally:
         watching.terminate()
-        watching.wait(10)
+        watching.wait(60)
         assert watching.stdout is not None
         watching.stdout.close()

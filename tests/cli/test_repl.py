@@ -91,7 +91,7 @@ class Terminal:
 
     def code(self) -> int | None:
         """The exit code, after it has ended by itself."""
-        self._child.expect(pexpect.EOF, timeout=15)
+        self._child.expect(pexpect.EOF, timeout=60)
         self._child.close()
         code: int | None = self._child.exitstatus
         return code

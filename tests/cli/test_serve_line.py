@@ -112,7 +112,7 @@ def test_a_line_from_the_shell(serve: Callable[[str], Stack]) -> None:
         here = line.replace("127.0.0.1/5001", f"127.0.0.1/{stack.udp_port}")
         here = here.replace("127.0.0.1 5001", f"127.0.0.1 {stack.udp_port}")
         assert str(stack.udp_port) in here
-        subprocess.run(["bash", "-c", here], check=True, timeout=20)
+        subprocess.run(["bash", "-c", here], check=True, timeout=60)
         wait_for(stack, (number, {}))
     meter = shlex.split(by_bash)[1].split("meter=")[1].split()[0]
     assert latest(stack, meter) == {"energy_import": 12345}

@@ -114,7 +114,7 @@ def _kill_writer(stack: Stack) -> None:
         assert time.monotonic() < deadline, "there is no writer"
         time.sleep(0.05)
     writer.kill()
-    psutil.wait_procs([writer], timeout=5)
+    psutil.wait_procs([writer], timeout=60)
 
 
 def _wait_until_spooling(stack: Stack) -> None:

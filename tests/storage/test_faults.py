@@ -581,7 +581,7 @@ def refusal(data: Path, part: str = "writer") -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         preexec_fn=bound_by_permissions,
     )
     assert done.returncode == 2, (done.returncode, done.stderr)
