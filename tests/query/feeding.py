@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,33 +90,16 @@ def feed(
     stack.wait_until(lambda asker: received(asker, id) == before + len(sent))
 
 
-@contextmanager
-def all_arrives(stack: Stack, id: str) -> Iterator[Callable[[Sequence[Point]], None]]:
-    """Gives what sends a meter's points; at the end all that was sent is stored."""
-    with stack.client() as client:
-        before = received(client, id)
-    sent = 0
-
-    def send(points: Sequence[Point]) -> None:
-        nonlocal sent
-        made = datagrams(id, points)
-        stack.send(made)
-        sent += len(made)
-
-    try:
-        yield send
-    finally:
-        stack.wait_until(lambda asker: received(asker, id) == before + sent)
-
-
 def heard(stack: Stack, live: Live, id: str, first: int = 0) -> LiveReadings:
-    """Send readings until one is heard: a subscription takes a moment to be known."""
-    with all_arrives(stack, id) as send:
-        for number in range(first, first + 300):
-            send([(at("2024-03-01") + number, number)])
-            for message in live.listen(0.2):
-                assert isinstance(message, LiveReadings)
-                return message
+    """Send readings until one is heard: a subscription takes a moment to be known.
+
+    One at a time, so that each is a message of its own, and none is under way at the end.
+    """
+    for number in range(first, first + 300):
+        feed(stack, id, [(at("2024-03-01") + number, number)])
+        for message in live.listen(0.2):
+            assert isinstance(message, LiveReadings)
+            return message
     raise AssertionError("nothing was heard")
 
 

@@ -31,7 +31,6 @@ from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
 from tests.conftest import ROOT, Stack, free_port
 from tests.query.feeding import (
     HOUR,
-    all_arrives,
     at,
     datagrams,
     feed,
@@ -484,20 +483,19 @@ def watching(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 def first_line(stack: Stack, process: subprocess.Popen[str], id: str) -> str:
     """Send readings until the first line is there."""
     stop = threading.Event()
-    with all_arrives(stack, id) as send:
 
-        def keep_sending() -> None:
-            while not stop.wait(0.1):
-                send([(MARCH, 12_345)])
+    def keep_sending() -> None:
+        while not stop.wait(0.1):
+            feed(stack, id, [(MARCH, 12_345)])  # one at a time: a line is of what came at once
 
-        thread = threading.Thread(target=keep_sending)
-        thread.start()
-        try:
-            assert process.stdout is not None
-            return process.stdout.readline()
-        finally:
-            stop.set()
-            thread.join()
+    thread = threading.Thread(target=keep_sending)
+    thread.start()
+    try:
+        assert process.stdout is not None
+        return process.stdout.readline()
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_watch(stack: Stack) -> None:
