@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import hypothesis
 import pytest
@@ -19,9 +20,12 @@ import pytest
 from query.client import Client
 from query.transport import BusError
 from tests.postgresql import PostgresServer
+from tests.waiting import PATIENCE, wait_until
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
-PROGRAM = ("-m", "cli.main")  # what Python runs
+PROGRAM = ("-m", "cli")  # what Python runs
 
 # Who starts the tests in the background may have these ignored; their children would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -118,7 +122,7 @@ class Stack:
         if self.process is None:
             return 0
         self.process.send_signal(how)
-        code = self.process.wait(30)
+        code = self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.process = None
@@ -150,7 +154,7 @@ class Stack:
             env=os.environ | {"COLUMNS": "100"},
         )
 
-    def wait_for(self, meter_id: str, time_ms: int, within: float = 5.0) -> None:
+    def wait_for(self, meter_id: str, time_ms: int, within: float = PATIENCE) -> None:
         """Wait until a reading of that instant, or a later one, can be asked for."""
 
         def there(client: Client) -> bool:
@@ -162,13 +166,10 @@ class Stack:
 
         self.wait_until(there, within)
 
-    def wait_until(self, true: Callable[[Client], bool], within: float = 5.0) -> None:
-        """Wait until something is true of the collector."""
-        deadline = time.monotonic() + within
+    def wait_until(self, true: Callable[[Client], T], within: float = PATIENCE) -> T:
+        """Wait until something is true of the collector; the answer that was true."""
         with self.client() as client:
-            while not true(client):
-                assert time.monotonic() < deadline, "it did not become true in time"
-                time.sleep(0.02)
+            return wait_until(lambda: true(client), within, 0.02)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import psycopg
 
 _USER, _PASSWORD = "postgres", "s3cret-of-the-tests"
 _SERVANT = "nobody"  # PostgreSQL refuses to run as root
-_WITHIN = 30.0
+_WITHIN = 60.0
 
 
 def _free_port() -> int:

@@ -46,7 +46,7 @@ class Ask:
 
 def run(run: Run) -> None:
     """All questions to each peer in turns."""
-    case = Ask(20, 2, 5, 0.2, 1_000) if run.quick else Ask(1_000, 30, 300, 3.0, 50_000)
+    case = Ask(20, 30, 5, 0.2, 1_000) if run.quick else Ask(1_000, 30, 300, 3.0, 50_000)
     answers: dict[str, dict[str, float]] = {}
     with clients(2 if run.quick else _CLIENTS) as several:
         for _, peer in run.turns([case]):

@@ -56,7 +56,7 @@ def test_forged_prints_what_is_rejected_lost_and_sent_out() -> None:
 
 
 def test_senders_prints_what_a_datagram_of_each_format_costs() -> None:
-    printed = run("senders", "--datagrams", "1000", "--rounds", "2", "--meters", "10")
+    printed = run("senders", "--datagrams", "2000", "--rounds", "1", "--meters", "10")
     for one in SENDERS:
         row = re.search(
             rf"^{re.escape(one.name)} +([\d.]+) +([\d.]+) +([\d.]+) +(.*)$", printed, re.M

@@ -157,7 +157,7 @@ def test_many_rows_and_a_reader_that_leaves(stack: Stack) -> None:
     rows = asked(stack, "history", "fast", "--step", "raw")
     assert len(rows) == 10_049
     assert rows[-1]["kwh"] == "0.001"
-    command = f"{sys.executable} -m cli.main readings fast --csv --query {stack.query}"
+    command = f"{sys.executable} -m cli readings fast --csv --query {stack.query}"
     done = subprocess.run(
         ["bash", "-c", f"{command} | head -n 1; echo ${{PIPESTATUS[0]}}"],
         cwd=ROOT,
@@ -242,7 +242,7 @@ def test_an_interrupt_is_quiet() -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as mute:
         mute.linger = 0
         port = mute.bind_to_random_port("tcp://127.0.0.1")
-        command = [sys.executable, "-m", "cli.main", "total", "kitchen"]
+        command = [sys.executable, "-m", "cli", "total", "kitchen"]
         with subprocess.Popen(
             [*command, "--query", f"tcp://127.0.0.1:{port}", "--timeout", "30"],
             cwd=ROOT,
@@ -253,7 +253,7 @@ def test_an_interrupt_is_quiet() -> None:
             assert mute.poll(20_000)
             time.sleep(0.3)  # it has asked, and now it waits
             asking.send_signal(signal.SIGINT)
-            assert asking.communicate(timeout=20) == ("", "")
+            assert asking.communicate(timeout=60) == ("", "")
             assert asking.returncode == 130
 
 

@@ -151,7 +151,7 @@ def typed(stack: Stack, text: str, *words: str) -> tuple[int, str]:
     try:
         os.write(ours, text.encode())
         done = subprocess.run(
-            [sys.executable, "-m", "cli.main", *words, "--query", stack.query],
+            [sys.executable, "-m", "cli", *words, "--query", stack.query],
             cwd=ROOT,
             stdin=theirs,
             capture_output=True,

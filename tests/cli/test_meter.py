@@ -32,7 +32,7 @@ HIGH = "100000"  # a multiplier at which a Wh takes milliseconds
 @pytest.fixture
 def collector() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.bind(("127.0.0.1", 0))
         yield sock
 
@@ -154,7 +154,7 @@ def test_a_signal_stops_it_cleanly(
         for _ in range(3):
             take(collector)
         process.send_signal(how)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert "datagrams sent to" in out.splitlines()[-1]
     sent = out.count("multiplier") + 1
@@ -162,7 +162,7 @@ def test_a_signal_stops_it_cleanly(
         while take(collector).sequence < sent - 1:
             pass
         process.send_signal(how)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_two_processes_are_not_one_meter(collector: socket.socket, tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ def test_nobody_listens_and_then_somebody_does(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert "nothing takes the readings at" in process.stderr.readline()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.bind((host, port))
             assert take(sock).sequence > 0
             assert "is back" in process.stderr.readline()
             process.terminate()
-            _, err = process.communicate(timeout=10)
+            _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert err.count("nothing takes") <= 1  # the collector's socket closed before the meter did
 
@@ -203,13 +203,13 @@ def test_the_reader_of_the_lines_goes_away(collector: socket.socket, tmp_path: P
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
         assert process.stderr.read() == ""
 
 
 def spawn(*arguments: str) -> pexpect.spawn:
     return pexpect.spawn(
-        COMMAND[0], [*COMMAND[1:], *arguments], timeout=20, encoding="utf-8", dimensions=(24, 120)
+        COMMAND[0], [*COMMAND[1:], *arguments], timeout=60, encoding="utf-8", dimensions=(24, 120)
     )
 
 
@@ -263,7 +263,7 @@ def test_replay_twice_sends_the_same(collector: socket.socket) -> None:
             heard.append([collector.recv(2048)])
             while not heard[-1][-1].endswith(last):
                 heard[-1].append(collector.recv(2048))
-            out, err = process.communicate(timeout=10)
+            out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
         assert out == (
             "home-london-halfhourly.csv.gz: 35468 rows (24 repeated, 0 contradicted by a later "
@@ -311,7 +311,7 @@ def test_a_replay_cut_short_is_no_success(collector: socket.socket, three_second
     ) as process:  # fmt: skip
         take(collector)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err == "wattbus meter: stopped after 1 of 4 datagrams: replay again to send the rest\n"
 

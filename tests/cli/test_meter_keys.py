@@ -295,7 +295,7 @@ def test_nothing_starts_with_a_key_file_that_others_may_read(tmp_path: Path, par
     key_file.path_of(tmp_path / "data").chmod(0o644)
     stack = Stack(tmp_path / "data")
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", part, "--data", str(stack.data), *stack.ports],
+        [sys.executable, "-m", "cli", part, "--data", str(stack.data), *stack.ports],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -320,7 +320,7 @@ def test_a_backup_says_where_the_keys_are_and_restoring_who_has_none(
 
     def run(*words: object) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "cli.main", *map(str, words)],
+            [sys.executable, "-m", "cli", *map(str, words)],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -47,7 +47,7 @@ class Terminal:
         }
         self._child = pexpect.spawn(
             sys.executable,
-            ["-m", "cli.main", "repl", "--query", endpoint, "--timeout", "1.5"],
+            ["-m", "cli", "repl", "--query", endpoint, "--timeout", "1.5"],
             cwd=str(ROOT),
             env=environment | {"TERM": "xterm-256color", "XDG_STATE_HOME": str(state)},
             dimensions=(lines, columns),
@@ -72,12 +72,12 @@ class Terminal:
     def enter(self, text: str) -> None:
         self.type(f"{text}\r")
 
-    def wait(self, *texts: str, within: float = 15.0) -> None:
+    def wait(self, *texts: str, within: float = 60.0) -> None:
         """Read until the screen shows all the texts."""
         self.wait_until(lambda: all(text in self.text for text in texts), within, texts)
 
     def wait_until(
-        self, true: Callable[[], bool], within: float = 15.0, what: object = None
+        self, true: Callable[[], bool], within: float = 60.0, what: object = None
     ) -> None:
         deadline = time.monotonic() + within
         while not true():
@@ -91,7 +91,7 @@ class Terminal:
 
     def code(self) -> int | None:
         """The exit code, after it has ended by itself."""
-        self._child.expect(pexpect.EOF, timeout=15)
+        self._child.expect(pexpect.EOF, timeout=60)
         self._child.close()
         code: int | None = self._child.exitstatus
         return code
@@ -296,7 +296,7 @@ def test_lines_from_a_pipe(kitchen: Stack) -> None:
 
 def test_an_address_that_is_none() -> None:
     done = pexpect.run(
-        f"{sys.executable} -m cli.main repl --query nonsense", cwd=str(ROOT), withexitstatus=True
+        f"{sys.executable} -m cli repl --query nonsense", cwd=str(ROOT), withexitstatus=True
     )
     assert done[1] == 2
     assert b"is no address such as tcp://127.0.0.1:5002" in done[0]

@@ -52,7 +52,7 @@ def counted(stack: Stack) -> tuple[int, dict[str, int]]:
 
 def wait_for(stack: Stack, expected: tuple[int, dict[str, int]]) -> None:
     """Wait until the counts are these; no others may come later."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (found := counted(stack)) != expected:
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
@@ -112,7 +112,7 @@ def test_a_line_from_the_shell(serve: Callable[[str], Stack]) -> None:
         here = line.replace("127.0.0.1/5001", f"127.0.0.1/{stack.udp_port}")
         here = here.replace("127.0.0.1 5001", f"127.0.0.1 {stack.udp_port}")
         assert str(stack.udp_port) in here
-        subprocess.run(["bash", "-c", here], check=True, timeout=20)
+        subprocess.run(["bash", "-c", here], check=True, timeout=60)
         wait_for(stack, (number, {}))
     meter = shlex.split(by_bash)[1].split("meter=")[1].split()[0]
     assert latest(stack, meter) == {"energy_import": 12345}
@@ -194,7 +194,7 @@ def test_what_the_configuration_says_of_lines(serve: Callable[[str], Stack]) -> 
         b"mqtt,host=pi,sensor=s1,topic=x total=2i %d" % (NOW_S, NOW_S)
     )
     wait_for(stack, (2, {}))
-    stack.wait_until(lambda _: names(stack) == {"tele/cellar/SENSOR", "s1"}, within=10)
+    stack.wait_until(lambda _: names(stack) == {"tele/cellar/SENSOR", "s1"})
     assert latest(stack, "tele/cellar/SENSOR") == {"energy_import": 1000, "power": 17}
     shown = stack.cli("latest", "s1").stdout
     assert "2,000   Wh     2026-11-23 10:15:00+00:00" in shown

@@ -42,7 +42,7 @@ def test_devices_show_under_their_names_with_energy_and_power(
     if format == "auto":  # it does not look behind spaces
         expected.discard("shellypmmini-8cbfeaa0b1c2/pm1:0")
     # The names follow the readings within a second.
-    stack.wait_until(lambda client: set(ids(client)) == expected, within=20)
+    stack.wait_until(lambda client: set(ids(client)) == expected)
     with stack.client() as client:
         plug = {one.name: one.value for one in client.latest(PLUG).registers}
         (listener,) = client.loss().listeners

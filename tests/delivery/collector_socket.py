@@ -93,7 +93,7 @@ class SocketCollector:
             energies += [each.value for each in records if each.register == ENERGY_IMPORT]
         return energies
 
-    def wait_until_stored(self, count: int, within: float = 30) -> None:
+    def wait_until_stored(self, count: int, within: float = 60.0) -> None:
         deadline = time.monotonic() + within
         while self.stored < count:
             assert time.monotonic() < deadline, f"{self.stored} of {count} came"

@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 from tests.delivery import cuts, gate, recovery
 from tests.delivery.feed import Feeder, expected
 from tests.delivery.trace import FILES, SOCKETS, Call, Traced, read
+from tests.waiting import wait_until
 
 ROUNDS = 4
 _BEFORE, _SPOOLED, _AFTER = 40, 20, 40
@@ -47,7 +48,7 @@ class Recording:
 
         def go_on(endpoint: Path) -> None:
             feeder = Feeder(endpoint, ROUNDS, self.sent)
-            feeder.hand(within=20.0)
+            feeder.hand(within=60.0)
             feeder.close()
 
         def check(left: Path, told: int) -> list[str]:
@@ -104,12 +105,13 @@ def _second_life(data: Path, feeder: Feeder) -> None:
     _feed(feeder, _BEFORE)
     _while_read(data, feeder)
     _feed(feeder, _AFTER)
+    _until_sealed(data, feeder)
 
 
 def _feed(feeder: Feeder, batches: int) -> None:
     for number in range(batches):
-        feeder.hand(within=20.0 if number % 4 == 3 else 0.0)
-    feeder.settle(20.0)
+        feeder.hand(within=60.0 if number % 4 == 3 else 0.0)
+    feeder.settle(60.0)
 
 
 def _while_read(data: Path, feeder: Feeder) -> None:
@@ -121,6 +123,21 @@ def _while_read(data: Path, feeder: Feeder) -> None:
         deadline = time.monotonic() + 60
         while not list((data / "spool").glob("*.spool")):
             assert time.monotonic() < deadline, "it never spooled"
-            feeder.hand(within=20.0)
+            feeder.hand(within=60.0)
         _feed(feeder, _SPOOLED)
         other.execute("COMMIT")
+
+
+def _until_sealed(data: Path, feeder: Feeder) -> None:
+    """Go on until the spool is drained, and blocks of sealed readings and merged ones are there."""
+    uri = f"file:{database_path(data)}?mode=ro"
+
+    def sealed() -> bool:
+        with closing(sqlite3.connect(uri, uri=True)) as plain:
+            blocks, oldest = plain.execute("SELECT count(*), min(id) FROM blocks").fetchone()
+        if not list((data / "spool").glob("*.spool")) and blocks > 1 and oldest > 1:
+            return True
+        feeder.hand(within=60.0)
+        return False
+
+    wait_until(sealed)

@@ -18,7 +18,7 @@ from telemetry.registers import BY_CODE, ENERGY_IMPORT
 from tests.delivery.feed import Stored
 from tests.delivery.launch import Nobody
 
-_DRAINED_WITHIN = 20.0
+_DRAINED_WITHIN = 60.0
 
 
 def recover(data: Path, then: Callable[[Path], None] = lambda _endpoint: None) -> None:

@@ -29,7 +29,7 @@ def test_a_bad_network_loses_nothing_and_costs_little(
         host, port = network.address
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "cli.main", "meter", "--id", "m", "--to", f"{host}:{port}"),
+                *(sys.executable, "-m", "cli", "meter", "--id", "m", "--to", f"{host}:{port}"),
                 *("--meters", str(METERS), "--count", str(TICKS), "--interval", str(INTERVAL)),
                 *("--wait", "900", "--state", str(stack.data.parent / "state.db")),
                 *("--multiplier", "1e6"),

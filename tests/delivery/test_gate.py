@@ -120,7 +120,7 @@ def traced_writer(tmp_path: Path, faults: str) -> list[Call]:
         assert traced.first_line() == "ready\n"
         feeder = Feeder(tmp_path / "writer")
         for _ in range(BATCHES):
-            feeder.hand(within=10.0)
+            feeder.hand(within=60.0)
         feeder.close()
         assert traced.stop() == 0
     return read(tmp_path / "trace")
@@ -155,7 +155,7 @@ def traced_collector(tmp_path: Path, faults: str) -> tuple[Stack, list[Call]]:
     ):
         assert "ready" in traced.first_line()
         meter.connect(stack.udp)
-        meter.settimeout(2.0)
+        meter.settimeout(60.0)
         for number in range(DATAGRAMS):
             record = native.Record(ENERGY_IMPORT, START + number * STEP, number)
             meter.send(native.encode(METER, 1, number, [record], acknowledge=True))

@@ -20,7 +20,7 @@ KEY = bytes(range(16))
 
 def options(collector: SocketCollector, state: Path, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "cli.main", "meter", "--id", "kitchen", "--to", collector.to),
+        *(sys.executable, "-m", "cli", "meter", "--id", "kitchen", "--to", collector.to),
         *("--state", str(state), "--interval", "0.01", "--multiplier", "1e6", *more),
     ]
 

@@ -38,7 +38,7 @@ def again(stack: Stack, hour: list[bytes], seed: int) -> None:
             shuffled = hour.copy()
             random.Random(seed + turn).shuffle(shuffled)
             stack.send(shuffled)
-    stack.wait_until(lambda client: client.loss().totals.received == before + 3 * len(hour), 15)
+    stack.wait_until(lambda client: client.loss().totals.received == before + 3 * len(hour))
 
 
 def stored(stack: Stack) -> tuple[int, int]:
@@ -58,7 +58,7 @@ def test_a_captured_hour_adds_nothing(make_stack: Callable[..., Stack]) -> None:
     time.sleep(1.5)  # the receiver looks once a second whether there are new keys
     hour = captured(keys)
     stack.send(hour)
-    stack.wait_until(lambda client: client.loss().totals.unique == len(hour), 15)
+    stack.wait_until(lambda client: client.loss().totals.unique == len(hour))
     assert stored(stack) == (len(hour), len(hour))
     again(stack, hour, 1)
     assert stored(stack) == (len(hour), len(hour))
@@ -79,7 +79,7 @@ def test_without_signatures_it_would_be_seen(make_stack: Callable[..., Stack]) -
     stack = make_stack()
     hour = captured({})
     stack.send(hour)
-    stack.wait_until(lambda client: client.loss().totals.unique == len(hour), 15)
+    stack.wait_until(lambda client: client.loss().totals.unique == len(hour))
     again(stack, hour, 1)
     values, unique = stored(stack)
     assert unique == len(hour)

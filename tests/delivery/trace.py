@@ -23,7 +23,7 @@ FILES = "openat,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,truncate,ftru
 FILES += ",fsync,fdatasync,unlink,unlinkat,rename,renameat,renameat2,mkdir,mkdirat,link,linkat"
 SOCKETS = "sendto,sendmsg,sendmmsg,recvfrom,recvmsg,recvmmsg"
 _LONGEST = 1 << 26  # octets of a buffer: all of it
-_STOP_WITHIN = 30.0
+_STOP_WITHIN = 60.0
 
 _LINE = re.compile(r"(\d+) +(\d+\.\d+) (.*)", re.DOTALL)
 _NAME = re.compile(r"(\w+)\((.*)", re.DOTALL)

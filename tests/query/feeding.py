@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from query.client import Client
+from query.live import Live
+from query.publisher import LiveReadings
 from query.transport import BusError
 from telemetry import meter_id
 from telemetry.formats import native
@@ -57,6 +60,17 @@ def datagrams(
     return [native.encode(octets, epoch, number, part) for number, part in enumerate(parts)]
 
 
+def received(client: Client, id: str) -> int:
+    """How many datagrams of a meter are stored, or were before."""
+    try:
+        (meter,) = client.loss(id).meters
+    except BusError as error:
+        if error.code != "unknown_meter":
+            raise
+        return 0
+    return meter.received
+
+
 def feed(
     stack: Stack,
     id: str,
@@ -65,11 +79,28 @@ def feed(
     epoch: int = 1,
     register: int = ENERGY_IMPORT,
 ) -> None:
-    """Send the points and wait until all of them can be asked for."""
+    """Send the points and wait until all of them can be asked for.
+
+    What others sent may be under way still: it is the meter's own datagrams that count.
+    """
+    sent = datagrams(id, points, epoch=epoch, register=register)
     with stack.client() as client:
-        before = client.status().readings
-        stack.send(datagrams(id, points, epoch=epoch, register=register))
-    stack.wait_until(lambda asker: asker.status().readings == before + len(points))
+        before = received(client, id)
+        stack.send(sent)
+    stack.wait_until(lambda asker: received(asker, id) == before + len(sent))
+
+
+def heard(stack: Stack, live: Live, id: str, first: int = 0) -> LiveReadings:
+    """Send readings until one is heard: a subscription takes a moment to be known.
+
+    One at a time, so that each is a message of its own, and none is under way at the end.
+    """
+    for number in range(first, first + 300):
+        feed(stack, id, [(at("2024-03-01") + number, number)])
+        for message in live.listen(0.2):
+            assert isinstance(message, LiveReadings)
+            return message
+    raise AssertionError("nothing was heard")
 
 
 def constant(start_ms: int, end_ms: int, *, watts: int = 1000, step: int = QUARTER) -> list[Point]:

@@ -27,7 +27,8 @@ from telemetry import meter_id
 from telemetry.readings import COLUMNS, Readings
 from telemetry.registers import ENERGY_IMPORT
 from tests.conftest import Stack
-from tests.query.feeding import datagrams, feed, running
+from tests.query.feeding import feed, heard, running
+from tests.waiting import PATIENCE, undisturbed, wait_until
 
 PING = ENCODERS[JSON](m.Ping())
 MANY = settings(max_examples=150, deadline=None)
@@ -46,8 +47,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def dealer(endpoint: str, kind: int = zmq.DEALER) -> Iterator[Any]:
     sock: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
     sock.setsockopt(zmq.LINGER, 0)
-    sock.setsockopt(zmq.RCVTIMEO, 5000)
-    sock.setsockopt(zmq.SNDTIMEO, 5000)
+    sock.setsockopt(zmq.RCVTIMEO, 60_000)
+    sock.setsockopt(zmq.SNDTIMEO, 60_000)
     sock.setsockopt(zmq.SNDHWM, 100_000)
     sock.connect(endpoint)
     yield sock
@@ -69,7 +70,7 @@ def sound_afterwards(stack: Stack) -> Iterator[None]:
     yield
     with stack.client() as client:
         assert client.status().started_ms == before
-        assert quickness(client) < 0.05
+        undisturbed(0.05, lambda: quickness(client))
 
 
 def quickness(client: Client) -> float:
@@ -247,7 +248,7 @@ def test_a_message_too_large_closes_only_its_connection(stack: Stack) -> None:
         assert code(answer(sock, JSON, largest)) == "unknown_meter"
         sock.send_multipart([b"lost", b"", JSON, largest + b" "])
         assert other.ping()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while True:  # the socket connects again by itself
             sock.send_multipart([b"found", b"", JSON, PING])
             if sock.poll(200):
@@ -335,18 +336,23 @@ def test_readings_of_any_time_and_value_can_be_asked_for(stack: Stack, peer: Any
 
 
 def test_silent_connections_are_closed_and_disturb_nobody(stack: Stack) -> None:
-    began = time.monotonic()
-    with ExitStack() as open_, stack.client() as client:
-        silent = []
-        for port in [stack.query_port] * 50 + [stack.live_port] * 5:
-            sock = open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-            silent.append(sock)
-        assert quickness(client) < 0.05
-        for sock in silent:
-            while sock.recv(1000):  # its greeting, then the end
-                pass
-        assert 4 < time.monotonic() - began < 9
-        assert quickness(client) < 0.05
+    def closed_after() -> float:
+        began = time.monotonic()
+        with ExitStack() as open_, stack.client() as client:
+            silent = []
+            for port in [stack.query_port] * 50 + [stack.live_port] * 5:
+                sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+                silent.append(open_.enter_context(sock))
+            undisturbed(0.05, lambda: quickness(client))
+            for sock in silent:
+                while sock.recv(1000):  # its greeting, then the end
+                    pass
+            took = time.monotonic() - began
+            assert took > 4
+            undisturbed(0.05, lambda: quickness(client))
+        return took
+
+    undisturbed(9, closed_after)
 
 
 GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01NULL".ljust(64, b"\0")
@@ -372,7 +378,7 @@ TCP_GARBAGE = [
 def test_garbage_over_tcp(stack: Stack, octets: bytes) -> None:
     for port in (stack.query_port, stack.live_port):
         for _ in range(5):
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
                 try:
                     sock.sendall(octets)
                     sock.shutdown(socket.SHUT_WR)
@@ -399,20 +405,10 @@ def test_somebody_who_asks_and_never_listens(stack: Stack) -> None:
             sock.send_multipart([b"", JSON, request(type="list_meters")])
         with stack.client() as client:
             client.ping()  # after what was asked before
-            assert quickness(client) < 0.1
+            undisturbed(0.1, lambda: quickness(client))
 
 
 # The live channel
-
-
-def heard(stack: Stack, live: Live, id: str) -> LiveReadings:
-    """Send readings until one is heard; the number of readings is the register."""
-    for number in range(200):
-        stack.send(datagrams(id, [(1_709_251_200_000 + number, number)]))
-        for message in live.listen(0.1):
-            assert isinstance(message, LiveReadings)
-            return message
-    raise AssertionError("nothing was heard")
 
 
 def test_others_cannot_end_a_subscription(stack: Stack) -> None:
@@ -446,11 +442,11 @@ def test_many_subscriptions_cost_little() -> None:
     ):
 
         def publish_until(true: Callable[[], bool], readings: Readings) -> None:
-            deadline = time.monotonic() + 20
-            while not true():
-                assert time.monotonic() < deadline, len(publisher._wanted)
+            def published() -> bool:
                 publisher.readings(readings)  # hears the subscriptions that have come
-                time.sleep(0.02)
+                return true()
+
+            wait_until(published, pause=0.02)
 
         for number in range(12_000):
             sub.send(b"\1meter/watched-%d\0" % number)
@@ -465,9 +461,9 @@ def test_many_subscriptions_cost_little() -> None:
         publish_until(lambda: len(publisher._wanted) == 10_000, readings)
         durations = []
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.thread_time()
             publisher.readings(readings)
-            durations.append(time.perf_counter() - began)
+            durations.append(time.thread_time() - began)
         assert len(publisher._wanted) == 10_000
         topic, body = sub.recv_multipart()
         assert topic == b"meter/watched-7\0"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ import psutil
 import pytest
 
 from benchmarks.bus import Guarded, restarts, strangers
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +87,6 @@ def _ended(sock: socket.socket) -> bool:
     except OSError:
         pass
     return True
-
-
-def wait_until(true: object) -> None:
-    assert callable(true)
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_no_answer_goes_to_another_question(guarded: Guarded) -> None:

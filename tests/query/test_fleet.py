@@ -177,14 +177,20 @@ def test_what_makes_no_sense_is_refused(client: Client) -> None:
         client.fleet(most=0)
 
 
-def test_the_storage(stack: Stack, client: Client) -> None:
-    found, status = client.storage(), client.status()
-    assert found.sealed + found.unsealed == status.readings
-    assert found.meters == status.meters
+def test_the_storage(stack: Stack) -> None:
     files = stack.data / "wattbus.sqlite3", stack.data / "wattbus.sqlite3-wal"
-    stack.wait_until(  # a deletion of another test may just cut the log off
-        lambda asker: asker.storage().octets == sum(file.stat().st_size for file in files)
-    )
+
+    def at_rest(asker: Client) -> tuple[m.Storage, m.Status] | None:
+        """A deletion of another test may just be at work, and cut the log off."""
+        found, status = asker.storage(), asker.status()
+        octets = sum(file.stat().st_size for file in files)
+        same = (found.sealed + found.unsealed, found.octets) == (status.readings, octets)
+        return (found, status) if same else None
+
+    both = stack.wait_until(at_rest)
+    assert both is not None
+    found, status = both
+    assert found.meters == status.meters
     assert found.octets_a_value == found.octets / status.readings
     assert MARCH <= (found.oldest_ms or 0) < MARCH + DAY
     assert (found.newest_ms or 0) > MARCH + 11 * DAY

@@ -29,6 +29,7 @@ from query.transport import ENCODERS, REQUESTS
 from telemetry import meter_id
 from telemetry.calendar import parse_instant
 from telemetry.formats.native import Record, encode
+from tests.waiting import PATIENCE, seconds, undisturbed
 
 ROOT = Path(__file__).parent.parent.parent
 ENERGY = 1
@@ -52,7 +53,7 @@ def port_of(url: str) -> int:
 
 def exchange(url: str, *parts: bytes, pause: float = 0.05) -> bytes:
     """Send the parts, then read until the server closes, as the old clients do."""
-    with socket.create_connection(("127.0.0.1", port_of(url)), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port_of(url)), timeout=PATIENCE) as sock:
         for number, part in enumerate(parts):
             if number:
                 time.sleep(pause)
@@ -223,10 +224,9 @@ def test_thousand_meters_and_many_connections(stack: Stack) -> None:
     ids = [f"m{number:04}" for number in range(1000)]
     for name in ids:
         stack.send(readings(name, START, TEN_MINUTES, [0, 1170, 2000]))
-    stack.wait_until(lambda client: client.status().readings == 3 * len(ids), 15)
-    began = time.monotonic()
+    stack.wait_until(lambda client: client.status().readings == 3 * len(ids))
+    undisturbed(15, lambda: seconds(lambda: get(stack.http, "/")))  # about 2 s when idle
     answer = json.loads(get(stack.http, "/")[2])
-    assert time.monotonic() - began < 15  # about 2 s on an idle machine
     assert list(answer) == ids
     assert {meter["consumo_total_kWh"] for meter in answer.values()} == {2}
     with ThreadPoolExecutor(200) as pool:
@@ -251,7 +251,7 @@ def curl(url: str, **options: object) -> tuple[int, str, bytes]:
             "WRITEFUNCTION": body.write,
             "HEADERFUNCTION": head.write,
             "NOPROXY": "*",
-            "TIMEOUT": 10,
+            "TIMEOUT": 60,
             **options,
         }.items():
             handle.setopt(getattr(pycurl, name), value)
@@ -300,7 +300,7 @@ def test_how_old_clients_speak(stack: Stack) -> None:
         assert (status, body) == (200, expected), parts
         assert int(headers["content-length"]) == len(body)
     # One that shuts down its own side after the request, as `nc -N` does.
-    with socket.create_connection(("127.0.0.1", port_of(stack.http)), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", port_of(stack.http)), timeout=PATIENCE) as sock:
         sock.sendall(b"GET /?id=kitchen HTTP/1.1\r\nHost: x\r\n\r\n")
         sock.shutdown(socket.SHUT_WR)
         assert parse(read_all(sock))[2] == expected
@@ -315,7 +315,7 @@ def test_service_away_and_back(stack: Stack) -> None:
             assert (status, error_code(body)) == (503, "away"), target
             assert int(headers["retry-after"]) > 0
         stack.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while get(url, "/healthz")[0] != 200:
             assert time.monotonic() < deadline
 
@@ -331,10 +331,12 @@ def test_garbage_is_refused(lonely: str) -> None:
         (b"GET /" + b"a" * 1_000_000, (431, "head_too_large")),
         (b"\0" * 20_000, (431, "head_too_large")),
     ):
-        began = time.monotonic()
-        status, _, body = parse(exchange(lonely, octets))
-        assert (status, error_code(body)) == expected, octets[:60]
-        assert time.monotonic() - began < 5
+
+        def answered(octets: bytes = octets, expected: tuple[int, str] = expected) -> None:
+            status, _, body = parse(exchange(lonely, octets))
+            assert (status, error_code(body)) == expected, octets[:60]
+
+        undisturbed(5, lambda answered=answered: seconds(answered))  # type: ignore[misc]
 
 
 def test_slow_heads_are_closed_and_others_served(lonely: str) -> None:
@@ -347,7 +349,7 @@ def test_slow_heads_are_closed_and_others_served(lonely: str) -> None:
         began = time.monotonic()
         with socket.create_connection(("127.0.0.1", port_of(lonely)), timeout=0.5) as sock:
             sock.sendall(b"GET /?id=x HTTP/1.1\r\n")
-            while time.monotonic() - began < 2 * HEAD_SECONDS:
+            while time.monotonic() - began < 4 * HEAD_SECONDS:
                 try:
                     sock.sendall(b"A: x\r\n")
                     if not sock.recv(100):
@@ -358,18 +360,28 @@ def test_slow_heads_are_closed_and_others_served(lonely: str) -> None:
                     break
         return time.monotonic() - began
 
-    with ThreadPoolExecutor(60) as pool:
-        slow = [pool.submit(way) for way in (silent, dripping) for _ in range(30)]
-        time.sleep(1)
-        began = time.monotonic()
+    def other() -> None:
         assert get(lonely, "/nothing")[0] == 404
-        assert time.monotonic() - began < 2
-        for closed in slow:
-            assert HEAD_SECONDS - 1 < closed.result() < HEAD_SECONDS + 5
+
+    def closed_after() -> float:
+        with ThreadPoolExecutor(60) as pool:
+            slow = [pool.submit(way) for way in (silent, dripping) for _ in range(30)]
+            time.sleep(1)
+            undisturbed(2, lambda: seconds(other))
+            took = [closed.result() for closed in slow]
+        assert min(took) > HEAD_SECONDS - 1
+        return max(took)
+
+    undisturbed(HEAD_SECONDS + 5, closed_after)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stops_at_once(number: int) -> None:
+    undisturbed(3, lambda: stopped_after(number))  # within one on an idle machine
+
+
+def stopped_after(number: int) -> float:
+    """Seconds from the signal to the end, with a question under way."""
     with shim("tcp://127.0.0.1:1", subprocess.PIPE) as (url, process):
         silent = socket.create_connection(("127.0.0.1", port_of(url)))
         asking = socket.create_connection(("127.0.0.1", port_of(url)))
@@ -381,11 +393,12 @@ def test_stops_at_once(number: int) -> None:
             status, _, body = parse(read_all(asking))
             assert (status, error_code(body)) == (503, "away")
             assert silent.recv(1) == b""
-        assert process.wait(10) == 0
-        assert time.monotonic() - began < 3  # within one on an idle machine
+        assert process.wait(PATIENCE) == 0
+        took = time.monotonic() - began
         assert process.stderr is not None
         with process.stderr as errors:
             assert errors.read() == ""
+    return took
 
 
 def test_port_in_use_is_an_os_error() -> None:

@@ -23,17 +23,23 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from cli.config import Config
-from storage import handover, schema
+from query.client import Client
+from query.messages import Status
+from storage import handover, schema, sqlite
+from storage import wal as wal_module
 from storage.changes import ChangeMeter
 from storage.defaults import Defaults
 from storage.engine import Database, database_path, open_writer
 from storage.queries import Reader
 from storage.wal import LIMIT, WalGuard
-from telemetry import intervals
+from telemetry import intervals, meter_id
+from telemetry.readings import Readings
+from telemetry.registers import ENERGY_IMPORT
 from tests.cli.test_serve import Stream, all_are_stored, datagram, expected, part, stored
 from tests.conftest import ROOT, Stack
 from tests.storage.handing import put
 from tests.storage.test_writer import ENERGY, NOW, Running, readings
+from tests.waiting import wait_until
 
 MakeStack = Callable[..., Stack]
 MakeRunning = Callable[..., Running]
@@ -55,6 +61,21 @@ def make_running(tmp_path: Path) -> Iterator[MakeRunning]:
 @pytest.fixture
 def running(make_running: MakeRunning) -> Running:
     return make_running()
+
+
+def set_pragmas(monkeypatch: pytest.MonkeyPatch, **values: int) -> None:
+    """Other settings of the connections that write."""
+    pragmas = (pragma.split(" = ") for pragma in sqlite._WRITER_PRAGMAS)
+    changed = (
+        f"{name} = {values.get(name.removeprefix('PRAGMA '), value)}" for name, value in pragmas
+    )
+    monkeypatch.setattr(sqlite, "_WRITER_PRAGMAS", tuple(changed))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer waits half a second for others' locks; five is tested in test_writer.py."""
+    set_pragmas(monkeypatch, busy_timeout=500)
 
 
 @contextmanager
@@ -100,9 +121,9 @@ def said(caplog: pytest.LogCaptureFixture, name: str = "writer") -> list[str]:
 
 
 def feed(running: Running, seconds: float, first: int) -> int:
-    """Hand readings over for a while, all of which must stay unconfirmed; the next number."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    """Hand readings over for a while, a hundred times at least; the next number."""
+    deadline, least = time.monotonic() + seconds, first + 100
+    while time.monotonic() < deadline or first < least:
         batch = [("a", NOW + first, first), (f"new-{first % 50}", NOW + first, first)]
         put(running.receiver, readings(batch))
         running.receiver.tick()
@@ -115,28 +136,32 @@ def feed(running: Running, seconds: float, first: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("fault", "seconds", "words"),
+    ("fault", "words"),
     [
-        ("file limit", 3.0, "the disk takes no more, or fails: make room, or look at the disk"),
-        ("page limit", 3.0, "the disk is full: make room (database or disk is full)"),
-        ("BEGIN IMMEDIATE", 10.0, "another program keeps the database locked: end it"),
-        ("BEGIN EXCLUSIVE", 10.0, "another program keeps the database locked: end it"),
+        ("file limit", "the disk takes no more, or fails: make room, or look at the disk"),
+        ("page limit", "the disk is full: make room (database or disk is full)"),
+        ("BEGIN IMMEDIATE", "another program keeps the database locked: end it"),
+        ("BEGIN EXCLUSIVE", "another program keeps the database locked: end it"),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 def test_a_database_that_refuses(
-    running: Running, caplog: pytest.LogCaptureFixture, fault: str, seconds: float, words: str
+    make_running: MakeRunning, caplog: pytest.LogCaptureFixture, fault: str, words: str
 ) -> None:
     caplog.set_level(logging.INFO)
+    running = make_running()
     running.send(*(readings([("a", NOW + n, n)]) for n in range(20)))
     # Not in the writer's way: it would keep the log from being begun anew.
     running._looking.close()
     faults = {"file limit": lambda: file_limit(4096), "page limit": lambda: page_limit(running)}
     with faults.get(fault, lambda: locked(running.data, fault))():
-        begun = feed(running, 3.0, 20)  # a little may fit into the pages that there are
+        begun = feed(running, 1.0, 20)  # a little may fit into the pages that there are
+        wait_until(lambda: running.ask(handover.STATUS)["trouble"])
+        begun = feed(running, 1.0, begun)  # and is confirmed meanwhile
         confirmed = running.stored("a")
         waiting, published = running.receiver.undelivered, len(running.published.values)
         assert waiting == 2 * (begun - len(confirmed)) > 100
-        last = feed(running, seconds, begun)
+        last = feed(running, 3.0, begun)
         assert running.receiver.undelivered == waiting + 2 * (last - begun)
         assert running.stored("a") == confirmed
         assert len(running.published.values) == published == len(confirmed) * 2 - 20
@@ -166,13 +191,18 @@ def test_a_disk_full_for_the_writer_of_a_collector(make_stack: MakeStack) -> Non
     stack.wait_until(lambda client: client.status().readings > 1000)
     writer = part(stack, "writer")
     with file_limit(4096, writer.pid):
-        time.sleep(1.5)
+        stack.wait_until(lambda client: getattr(client.status().writer, "trouble", None))
         with stack.client() as client:
             before = client.status().readings
         memory = writer.memory_info().rss
-        time.sleep(3.0)
-        with stack.client() as client:
+
+        def many_wait(client: Client) -> Status | None:
             status = client.status()
+            reports = status.writer.receivers if status.writer else []
+            return status if any(report.waiting > 6000 for report in reports) else None
+
+        status = stack.wait_until(many_wait)
+        assert status is not None
         assert status.readings == before
         assert status.writer is not None
         assert "the disk takes no more" in (status.writer.trouble or "")
@@ -192,9 +222,10 @@ def test_killed_while_the_disk_is_full(make_stack: MakeStack) -> None:
     writer = part(stack, "writer")
     with file_limit(4096, writer.pid):
         stack.send([datagram("a", number) for number in range(100, 200)])
-        time.sleep(1.0)
+        said_so = "cannot commit, keeping "
+        wait_until(lambda: said_so in stack.log.read_text())
         writer.kill()
-        writer.wait(5)
+        writer.wait(60)
     all_are_stored(stack, "a", 200)
 
 
@@ -230,15 +261,12 @@ def test_a_disk_full_at_the_commit_of_an_alert(
     event.listen(running.writer._engine, "commit", lambda _: reached.append("commit"))
     with file_limit(4096):
         running.writer._settle_after = 0.0
-        time.sleep(2.5)
-        assert len(reached) >= 2  # it came as far as that, and tried again
+        wait_until(lambda: len(reached) >= 2)  # it came as far as that, and tried again
+        wait_until(lambda: running.ask(handover.STATUS)["trouble"])
         assert running.published.alerts == []
         assert running.reader.alerts(None, None, 10) == []
         assert "cannot look for crossed limits" in running.ask(handover.STATUS)["trouble"]
-    deadline = time.monotonic() + 10
-    while not running.published.alerts:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: running.published.alerts)
     running.settled()
     assert len(running.published.alerts) == 1
     assert [row.energy_wh for row in running.reader.alerts(None, None, 10)] == [5000]
@@ -317,14 +345,31 @@ def snapshot(data: Path) -> Iterator[sqlite3.Connection]:
         yield other
 
 
-LARGE = 60_000  # readings of one batch, which the log takes half a megabyte for
+LARGE = 60_000  # readings of one batch, which the log takes a quarter of a megabyte for
+# The log's limit, and what it is cut to: in proportion, and small, so that little fills it.
+SMALL_LIMIT, SMALL_TIDY = 6 * 2**20, 4 * 2**20
+
+
+def in_turn(count: int, first: int) -> Readings:
+    """So many readings of meter a: instants and registers from ``first`` on."""
+    numbers = np.arange(first, first + count)
+    high, low = meter_id.halves(meter_id.to_octets("a"))
+    return Readings(
+        np.full(count, high, np.uint64),
+        np.full(count, low, np.uint64),
+        np.ones(count, np.uint32),
+        np.full(count, ENERGY_IMPORT, np.uint16),
+        np.zeros(count, np.uint16),
+        NOW + numbers,
+        numbers - first,
+    )
 
 
 def fill_log(running: Running, total: int, limit: int) -> int:
     """Hand readings over until the writer spools; the number of the next."""
     deadline = time.monotonic() + 90
     while not running.ask(handover.STATUS)["spooling"]:
-        running.send(readings([("a", NOW + total + n, n) for n in range(LARGE)]))
+        running.send(in_turn(LARGE, total))
         total += LARGE
         assert wal(running.data) <= limit
         assert time.monotonic() < deadline
@@ -332,26 +377,26 @@ def fill_log(running: Running, total: int, limit: int) -> int:
 
 
 def drained(running: Running) -> None:
-    deadline = time.monotonic() + 60
-    while running.ask(handover.STATUS)["spooled"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    """Wait until the spool is empty, and the writer says of nothing any more that it is wrong."""
+    wait_until(lambda: not running.ask(handover.STATUS)["spooled"])
+    wait_until(lambda: not running.ask(handover.STATUS)["spooling"])
 
 
 def whole(running: Running, sent: int) -> None:
     """Each reading is stored once, in the order in which it was sent."""
     running._looking.close()
-    found = running.stored("a")
-    assert [time_ms for time_ms, _ in found] == [NOW + n for n in range(sent)]
-    assert running.reader.readings() == sent
+    reader = running.reader
+    assert (reader.series(reader.meter("a"), ENERGY).time == NOW + np.arange(sent)).all()
+    assert reader.readings() == sent
 
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> int:
-    """The log's limit, a small one."""
-    octets = 24 * 2**20
-    monkeypatch.setattr(WalGuard.__init__, "__defaults__", (octets,))
-    return octets
+    """The log's limit, a small one; the log is cut to less, too."""
+    monkeypatch.setattr(WalGuard.__init__, "__defaults__", (SMALL_LIMIT,))
+    monkeypatch.setattr(wal_module, "_TIDY", SMALL_TIDY)
+    set_pragmas(monkeypatch, journal_size_limit=SMALL_TIDY)
+    return SMALL_LIMIT
 
 
 def test_a_reader_that_holds_a_snapshot(
@@ -384,13 +429,14 @@ def test_a_reader_that_holds_a_snapshot(
     assert status["trouble"] is None
     running._looking.close()
     running.send(readings([("a", NOW + total, 1)]))
-    assert wal(running.data) <= 17 * 2**20
+    assert wal(running.data) <= SMALL_TIDY + 2**20
     lines = [line for line in said(caplog) if "spool" in line]
     assert ["its log has" in line for line in lines] == [True, False, False]  # once
     assert lines[-1] == "the spool is empty"
     assert running.set("b")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_writers_that_end_while_the_log_is_held(limit: int, make_running: MakeRunning) -> None:
     """The next one starts, goes on spooling, and drains all once the reader is gone."""
     running = make_running()
@@ -408,10 +454,11 @@ def test_writers_that_end_while_the_log_is_held(limit: int, make_running: MakeRu
     whole(running, total)
 
 
-_SMALL_LOG = """
+_SMALL_LOG = f"""
 import sys
-from storage.wal import WalGuard
-WalGuard.__init__.__defaults__ = (24 * 2**20,)
+from storage import wal
+wal.WalGuard.__init__.__defaults__ = ({SMALL_LIMIT},)
+wal._TIDY = {SMALL_TIDY}
 from cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -430,7 +477,7 @@ def test_a_writer_that_is_killed_while_the_log_is_held(tmp_path: Path) -> None:
 
     def send(count: int) -> None:
         nonlocal total
-        put(receiver, readings([("a", NOW + total + n, n) for n in range(count)]))
+        put(receiver, in_turn(count, total))
         total += count
 
     def deliver() -> None:
@@ -470,7 +517,7 @@ def test_a_writer_that_is_killed_while_the_log_is_held(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     writer.terminate()
-    assert writer.wait(20) == 0
+    assert writer.wait(60) == 0
     receiver._socket.close()
     reader = Reader(Database(data))
     with reader.snapshot():
@@ -512,7 +559,7 @@ def test_a_database_that_is_moved_away(make_stack: MakeStack) -> None:
 
 
 def wattbus(*words: object) -> list[str]:
-    return [sys.executable, "-m", "cli.main", *map(str, words), "--live-port", "0"]
+    return [sys.executable, "-m", "cli", *map(str, words), "--live-port", "0"]
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -534,7 +581,7 @@ def refusal(data: Path, part: str = "writer") -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         preexec_fn=bound_by_permissions,
     )
     assert done.returncode == 2, (done.returncode, done.stderr)
@@ -646,7 +693,7 @@ def test_a_query_service_refuses_a_newer_schema(tmp_path: Path) -> None:
     newer(tmp_path)
     stack = Stack(tmp_path)
     service = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "query", "--data", str(tmp_path), *stack.ports],
+        [sys.executable, "-m", "cli", "query", "--data", str(tmp_path), *stack.ports],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
     )
@@ -658,4 +705,4 @@ def test_a_query_service_refuses_a_newer_schema(tmp_path: Path) -> None:
             assert "Traceback" not in done.stderr
     finally:
         service.send_signal(signal.SIGTERM)
-        service.wait(10)
+        service.wait(60)

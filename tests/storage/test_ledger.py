@@ -552,9 +552,9 @@ def test_a_slice_is_short(office: Office) -> None:
     office.ledger.committed()
     longest = 0.0
     while True:
-        began = time.perf_counter()
+        began = time.thread_time()
         more = office.ledger.step(NOW + 100_000)
-        longest = max(longest, time.perf_counter() - began)
+        longest = max(longest, time.thread_time() - began)
         if not more:
             break
     assert len(office.rows(schema.ledger)) == count

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from telemetry.registers import ALERT_LIMIT
 from tests.postgresql import PostgresServer
 from tests.storage.handing import put
 from tests.storage.test_writer import NOW, Running, readings
+from tests.waiting import seconds, undisturbed, wait_until
 
 SECONDS = 60.0 if os.environ.get("WATTBUS_LONG") else 3.0
 
@@ -91,13 +92,6 @@ class Load:
         assert not list((running.data / "spool").glob("*.spool"))
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not become true in time"
-        time.sleep(0.02)
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
 def test_an_outage_under_load(server: PostgresServer, running: Running, how: int) -> None:
@@ -105,9 +99,12 @@ def test_an_outage_under_load(server: PostgresServer, running: Running, how: int
     load.run(0.5)
     server.stop(how)
     load.run(SECONDS)
-    began = time.monotonic()
-    running.deliver()  # what is in the spool is durable
-    assert time.monotonic() - began < 2
+
+    def delivered() -> None:  # what is in the spool is durable
+        load.put()
+        running.deliver()
+
+    undisturbed(2, lambda: seconds(delivered))
     status = running.ask(handover.STATUS)
     assert status["spooling"]
     assert 0 < status["spooled"] <= load.count

@@ -336,7 +336,7 @@ def test_the_queries_in_the_shell_of_sqlite(
             input=query,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, ""), sentence

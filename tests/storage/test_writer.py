@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sqlite3
 import statistics
@@ -35,6 +36,7 @@ from telemetry.readings import Readings
 from telemetry.registers import BY_CODE, ENERGY_IMPORT
 from tests.storage.conftest import MakeDatabase, only_sqlite
 from tests.storage.handing import put
+from tests.waiting import PATIENCE, seconds, undisturbed, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 NOW = 1_760_000_000_000  # 2025-10-09T08:53:20Z
@@ -105,7 +107,7 @@ class Running:
     def stop(self) -> None:
         self._looking.close()  # a writer that closes waits for SQLite's readers
         self._stop.set()
-        self._thread.join(20)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
     def restart(self) -> None:
@@ -125,7 +127,7 @@ class Running:
             put(self.receiver, batch)
             self.deliver()
 
-    def deliver(self, seconds: float = 10.0) -> None:
+    def deliver(self, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while self.receiver.undelivered:
             assert time.monotonic() < deadline, "not confirmed in time"
@@ -136,7 +138,7 @@ class Running:
     def ask(self, kind: bytes, body: bytes = b"") -> Any:
         """A question to the writer and its answer."""
         self._asking.send_multipart([kind, b"tag", body])
-        assert self._asking.poll(10_000), "no answer"
+        assert self._asking.poll(60_000), "no answer"
         said, tag, answer = self._asking.recv_multipart()
         assert (said, tag) == (handover.ANSWER, b"tag")
         return msgspec.json.decode(answer)
@@ -151,7 +153,7 @@ class Running:
 
     def settled(self) -> None:
         """Wait until no meter is left to be looked at for its limit."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.writer._watch.waiting:
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -202,7 +204,7 @@ def test_datagrams_of_which_nothing_is_stored_are_counted(running: Running) -> N
     three = Envelopes.unnumbered(readings([("a", NOW, 0)] * 3), np.arange(3))
     empty = replace(three, count=np.zeros(3, np.uint16))
     running.receiver.put(empty, none)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while running.ask(handover.STATUS)["commits"] == commits:
         running.receiver.tick()
         assert time.monotonic() < deadline
@@ -219,16 +221,19 @@ def test_datagrams_of_which_nothing_is_stored_are_counted(running: Running) -> N
 
 def test_visible_within_200_ms(running: Running) -> None:
     running.send(readings([("a", NOW, 0)]))
-    delays = []
-    for number in range(1, 16):
-        began = time.monotonic()
+    numbers = itertools.count(1)
+
+    def visible() -> None:
+        number = next(numbers)
         put(running.receiver, readings([("a", NOW + number, number)]))
-        while (NOW + number, number) not in running.stored("a"):
+
+        def there() -> bool:
             running.receiver.tick()
-            assert time.monotonic() - began < 5
-            time.sleep(0.002)
-        delays.append(time.monotonic() - began)
-    assert statistics.median(delays) < 0.2
+            return (NOW + number, number) in running.stored("a")
+
+        wait_until(there, pause=0.002)
+
+    undisturbed(0.2, lambda: statistics.median(seconds(visible) for _ in range(15)))
 
 
 def test_what_gathers_is_one_commit(running: Running) -> None:
@@ -244,15 +249,16 @@ def test_what_gathers_is_one_commit(running: Running) -> None:
     assert running.published.values == list(range(batches))
 
 
-def test_status_counts(running: Running) -> None:
+def test_status_counts(make_running: Callable[..., Running]) -> None:
     began = time.time() * 1000
+    running = make_running()
     empty = running.ask(handover.STATUS)
     assert (empty["readings"], empty["commits"], empty["commit_ms"]) == (0, 0, 0.0)
-    assert abs(empty["started_ms"] - began) < 5000
+    assert began - 1 <= empty["started_ms"] <= time.time() * 1000 + 1
     running.send(readings([("a", NOW, 1), ("b", NOW, 2)]), readings([("a", NOW, 1)]))
     status = running.ask(handover.STATUS)
     assert (status["readings"], status["commits"]) == (3, 2)
-    assert 0 < status["commit_ms"] < 5000
+    assert 0 < status["commit_ms"] < time.time() * 1000 - began
     assert status["started_ms"] == empty["started_ms"]
     assert len(status["receivers"]) == 1
     assert set(status["receivers"][0]) == {"waiting"}
@@ -430,7 +436,7 @@ def hold(running: Running, seconds: float) -> threading.Thread:
 
     thread = threading.Thread(target=keep)
     thread.start()
-    assert locked.wait(5)
+    assert locked.wait(PATIENCE)
     return thread
 
 
@@ -441,16 +447,16 @@ def test_a_locked_database(
 ) -> None:
     """PostgreSQL has no lock of the whole database."""
     running.send(readings([("a", NOW, 1)]))
-    other = hold(running, seconds)
     began = time.monotonic()
+    other = hold(running, seconds)
     sent = 0
     while other.is_alive():
         sent += 1
         put(running.receiver, readings([("a", NOW + sent, 1 + sent), (f"b-{sent}", NOW, sent)]))
         running.receiver.tick()
-        if time.monotonic() - began < seconds - 0.5:
-            assert running.receiver.undelivered == 2 * sent
-            assert len(running.stored("a")) == 1
+        found = running.receiver.undelivered, len(running.stored("a"))
+        if time.monotonic() - began < seconds:  # it was locked all along
+            assert found == (2 * sent, 1)
         time.sleep(0.02)
     other.join()
     running.deliver()
@@ -466,13 +472,13 @@ def test_a_locked_database(
 
 
 def wattbus(data: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "cli.main", *words, "--data", str(data), "--live-port", "0"]
+    return [sys.executable, "-m", "cli", *words, "--data", str(data), "--live-port", "0"]
 
 
 def refusal(data: Path) -> str:
     """What ``wattbus writer`` says when it ends with 2."""
     done = subprocess.run(
-        wattbus(data, "writer"), cwd=ROOT, capture_output=True, text=True, timeout=20
+        wattbus(data, "writer"), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 2, (done.returncode, done.stderr)
     said = done.stderr.splitlines()[-1]
@@ -492,7 +498,7 @@ def test_a_second_writer(tmp_path: Path) -> None:
         )
     finally:
         first.send_signal(signal.SIGTERM)
-        assert first.wait(10) == 0
+        assert first.wait(PATIENCE) == 0
         if first.stderr is not None:
             first.stderr.close()
 

@@ -23,7 +23,7 @@ def sock(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     with bind(request.param, 0, shared=True) as sock:
         # Else what tests that run beside this one have joined would come.
         sock.setsockopt(socket.IPPROTO_IP, multicast._MULTICAST_ALL, 0)
-        sock.settimeout(5)
+        sock.settimeout(60)
         yield sock
 
 
@@ -97,7 +97,7 @@ def test_a_shared_port_gives_each_the_multicast() -> None:
         port = one.getsockname()[1]
         with bind("0.0.0.0", port, shared=True) as other:
             for sock in (one, other):
-                sock.settimeout(5)
+                sock.settimeout(60)
                 join(sock, GROUP, ["lo"])
             send(port)
             assert (one.recv(10), other.recv(10)) == (b"x", b"x")
