@@ -73,13 +73,19 @@ def part_of(
         low = _moved(start_ms, below, -1)
         high = _moved(end_ms, above, +1)
         settled = intervals.settle(load(low, high))
-        found = anchors.anchored(settled.time, settled.value, meter.max_power_w, replacements)
-        lower = anchors.cut(found, settled.time, None if low is None else start_ms, None)
-        upper = anchors.cut(found, settled.time, None, None if high is None else end_ms)
-        if lower is not None and upper is not None:
-            return settled.part(slice(lower.start, upper.stop))
-        below += lower is None
-        above += upper is None
+        power = meter.max_power_w
+        first = (
+            0
+            if start_ms is None or low is None
+            else anchors.before(settled, start_ms, power, replacements)
+        )
+        last: int | None = len(settled)
+        if end_ms is not None and high is not None:
+            last = anchors.after(settled, end_ms, power, replacements)
+        if first is not None and last is not None:
+            return settled.part(slice(first, last))
+        below += first is None
+        above += last is None
 
 
 def _moved(instant: int | None, step: int, direction: int) -> int | None:
