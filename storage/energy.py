@@ -73,15 +73,13 @@ def part_of(
         low = _moved(start_ms, below, -1)
         high = _moved(end_ms, above, +1)
         settled = intervals.settle(load(low, high))
-        power = meter.max_power_w
-        first = (
-            0
-            if start_ms is None or low is None
-            else anchors.before(settled, start_ms, power, replacements)
-        )
+        limits = meter.max_power_w, replacements
+        first: int | None = 0
+        if start_ms is not None and low is not None:
+            first = anchors.before(settled, start_ms, *limits)
         last: int | None = len(settled)
         if end_ms is not None and high is not None:
-            last = anchors.after(settled, end_ms, power, replacements)
+            last = anchors.after(settled, end_ms, *limits)
         if first is not None and last is not None:
             return settled.part(slice(first, last))
         below += first is None

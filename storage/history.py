@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import block_series, schema
@@ -14,6 +15,7 @@ from storage.engine import StorageError
 from storage.journal import DamagedError
 from storage.prepared import Prepared
 from storage.watermark import Watermark
+from telemetry.readings import Int64s
 
 _NEVER, _ALWAYS = -(2**63), 2**63 - 1
 _BLOCKS = schema.blocks.c
@@ -68,6 +70,16 @@ def series(
     if not (both.time[1:] > both.time[:-1]).all():
         both = both.take(np.lexsort((both.late, both.time)))
     return both
+
+
+def inside(time: Int64s, start_ms: int | None, end_ms: int | None) -> npt.NDArray[np.bool_]:
+    """Which instants, in any order, are in [start, end]."""
+    found = np.ones(len(time), np.bool_)
+    if start_ms is not None:
+        found &= time >= start_ms
+    if end_ms is not None:
+        found &= time <= end_ms
+    return found
 
 
 def between(part: Stored, start_ms: int | None, end_ms: int | None) -> Stored:

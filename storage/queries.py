@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
 
-from storage import damaged_rows, deletion, history, journal, meters, schema, watermark
+from storage import alert_rows, damaged_rows, deletion, history, journal, meters, schema, watermark
 from storage.blocks import Stored
 from storage.engine import (
     Database,
@@ -49,7 +49,6 @@ _NEWEST = Prepared(
         schema.latest.c.register == sa.bindparam("register"),
     )
 )
-_ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
 
 Remembered = TypeVar("Remembered")
 
@@ -78,7 +77,7 @@ class Reader:
         self._deletions = 0  # of meters, that are known
         self._news: int | None = None
         self._meters: dict[str, Meter] = {}  # asked for since the last news
-        self._remembered: dict[str, Any] = {}
+        self._remembered: dict[Hashable, Any] = {}  # since then too
         self._idle: sa.Connection | None = None
         self._current: sa.Connection | None = None
 
@@ -206,13 +205,15 @@ class Reader:
         """
         sealed = self._sealed(meter, register, start_ms, end_ms)
         tail = self._tail.series(meter.number, register.code)
-        inside = np.ones(len(tail), np.bool_)
-        if start_ms is not None:
-            inside &= tail.time >= start_ms
-        if end_ms is not None:
-            inside &= tail.time <= end_ms
-        both = Stored.concatenate([sealed, tail.take(inside)]) if inside.any() else sealed
-        return Series(both.time, both.value, both.epoch, both.status)
+        inside = history.inside(tail.time, start_ms, end_ms)
+        if not inside.any():
+            return Series(sealed.time, sealed.value, sealed.epoch, sealed.status)
+        return Series(
+            np.concatenate((sealed.time, tail.time[inside])),
+            np.concatenate((sealed.value, tail.value[inside])),
+            np.concatenate((sealed.epoch, tail.epoch[inside])),
+            np.concatenate((sealed.status, tail.status[inside])),
+        )
 
     def _sealed(
         self, meter: Meter, register: Register, start_ms: int | None, end_ms: int | None
@@ -234,9 +235,11 @@ class Reader:
         """When the register's readings were that are only in the journal, by acceptance."""
         return self._tail.series(meter.number, register.code).time
 
-    def remembered(self, name: str, make: Callable[[], Remembered]) -> Remembered:
-        """What is made once, until something is committed."""
+    def remembered(self, name: Hashable, make: Callable[[], Remembered]) -> Remembered:
+        """What is made once, until something is committed, or there is too much of it."""
         if name not in self._remembered:
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered.clear()
             self._remembered[name] = make()
         found: Remembered = self._remembered[name]
         return found
@@ -244,13 +247,13 @@ class Reader:
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
         sealed = self._newest_sealed(meter, register)
-        tail = self._tail.series(meter.number, register.code).time
-        if not len(tail):
-            return sealed
-        return int(tail.max()) if sealed is None else max(sealed, int(tail.max()))
+        return _utmost(np.maximum, sealed, self.unsealed_times(meter, register))
 
     def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
-        row = _NEWEST.row(self.connection, meter=meter.number, register=register.code)
+        row = self.remembered(
+            ("newest", meter.number, register.code),
+            lambda: _NEWEST.row(self.connection, meter=meter.number, register=register.code),
+        )
         return None if row is None else int(row[0])
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
@@ -258,22 +261,18 @@ class Reader:
         key = meter.number, register.code
         if key not in self._oldest:
             self._oldest[key] = history.oldest(self.connection, self._watermark, *key)
-        sealed = self._oldest[key]
-        tail = self._tail.series(meter.number, register.code).time
-        if not len(tail):
-            return sealed
-        return int(tail.min()) if sealed is None else min(sealed, int(tail.min()))
+        return _utmost(np.minimum, self._oldest[key], self.unsealed_times(meter, register))
 
     def begins(self, meter: Meter, register: Register) -> int | None:
         """An instant before which the register has no reading; None where it has none at all.
 
         Told at once, where ``oldest`` has to look into blocks.
         """
-        sealed = history.begins(self.connection, self._watermark, meter.number)
-        tail = self._tail.series(meter.number, register.code).time
-        if not len(tail):
-            return sealed
-        return int(tail.min()) if sealed is None else min(sealed, int(tail.min()))
+        sealed = self.remembered(
+            ("begins", meter.number),
+            lambda: history.begins(self.connection, self._watermark, meter.number),
+        )
+        return _utmost(np.minimum, sealed, self.unsealed_times(meter, register))
 
     def came_late(self, meter: Meter, register: Register, instant: int) -> bool:
         """Whether newer readings had been accepted before the first one of an instant was."""
@@ -287,7 +286,10 @@ class Reader:
 
     def replacements(self, meter: Meter) -> list[Replacement]:
         """The exchanges of a meter's device."""
-        return meters.replacements(self.connection, meter.number)
+        return self.remembered(
+            ("replacements", meter.number),
+            lambda: meters.replacements(self.connection, meter.number),
+        )
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
@@ -307,12 +309,12 @@ class Reader:
         self, meter: Meter | None, before: int | None, most: int
     ) -> Sequence[sa.Row[tuple[object, ...]]]:
         """A page of alerts with the ids and zones of their meters, the last raised first."""
-        query = sa.select(*_ALERT_COLUMNS).join(
-            schema.meters, schema.meters.c.number == schema.alerts.c.meter
-        )
-        if meter is not None:
-            query = query.where(schema.alerts.c.meter == meter.number)
-        if before is not None:
-            query = query.where(schema.alerts.c.number < before)
-        query = query.order_by(schema.alerts.c.number.desc()).limit(most)
-        return self.connection.execute(query).all()
+        return alert_rows.page(self.connection, meter, before, most)
+
+
+def _utmost(most: np.ufunc, sealed: int | None, others: Int64s) -> int | None:
+    """The least or the greatest of instants, of which one may be none."""
+    if not len(others):
+        return sealed
+    found = int(most.reduce(others))
+    return found if sealed is None else int(most(found, sealed))

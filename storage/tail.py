@@ -35,6 +35,8 @@ class Tail:
     def __init__(self) -> None:
         self._runs: list[_Run] = []
         self._watermark = Watermark()
+        # What was found last, which questions ask for again and again; None after any change.
+        self._found: tuple[int, int, Stored] | None = None
 
     def __len__(self) -> int:
         if self._watermark.passing <= self._watermark.sealed:
@@ -51,17 +53,20 @@ class Tail:
 
     def add(self, revision: int, batch: Batch) -> None:
         """Add a row of the journal; rows come in the order of their revisions."""
+        self._found = None
         self._runs.append(_Run(batch.series, Stored.of(batch, revision)))
         while len(self._runs) >= _TIER and self._runs[-_TIER].tier == self._runs[-1].tier:
             self._runs[-_TIER:] = [_merge(self._runs[-_TIER:])]
 
     def forget(self, meter: int) -> None:
         """Drop all readings of a meter."""
+        self._found = None
         kept = [run.take(np.flatnonzero(run.stored.meter != meter)) for run in self._runs]
         self._runs = [run for run in kept if len(run.key)]
 
     def seal(self, watermark: Watermark) -> None:
         """Forget what is in blocks now."""
+        self._found = None
         if watermark.sealed > self._watermark.sealed:
             kept = [
                 run.take(np.flatnonzero(run.stored.late > watermark.sealed)) for run in self._runs
@@ -89,16 +94,21 @@ class Tail:
         return both.take(np.argsort(both.meter, kind="stable"))
 
     def _find(self, meter: int, first: int, last: int) -> Stored:
+        if self._found is None or self._found[:2] != (first, last):
+            self._found = first, last, self._look_up(meter, first, last)
+        return self._found[2]
+
+    def _look_up(self, meter: int, first: int, last: int) -> Stored:
         bounds = np.array([first, last], np.uint64)
         after = self._watermark.up_to(meter)
         parts = []
         for run in self._runs:
-            start, end = np.searchsorted(run.key, bounds).tolist()
+            start, end = run.key.searchsorted(bounds).tolist()
             if start < end:
-                found = run.take(slice(start, end))
+                found = run.stored.take(slice(start, end))
                 if after > self._watermark.sealed:
-                    found = found.take(np.flatnonzero(found.stored.late > after))
-                parts.append(found.stored)
+                    found = found.take(found.late > after)
+                parts.append(found)
         return Stored.concatenate(parts) if parts else NOTHING
 
 
