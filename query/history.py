@@ -103,16 +103,22 @@ def _from_days(
     edges, dates = calendar.days(zone, start, end - 1)
     edges, dates = edges[: request.most + 2], dates[: request.most + 1]
     bounds = _within(edges, request.start_ms, request.end_ms)
-    whole = np.flatnonzero((bounds == edges)[:-1] & (bounds == edges)[1:] & (edges[1:] <= upto))
-    if not len(whole) or len(bounds) != len(edges):
+    if len(bounds) != len(edges):
         return None
-    first, last = int(whole[0]), int(whole[-1]) + 1
-    middle = kept_days.slots(reader, meter, edges[first : last + 1], dates[first:last])
+    # A day may begin late, or today, as long as there is no reading before that.
+    first = int(bounds[0] != edges[0] and bounds[0] > oldest)
+    last = int(bounds.searchsorted(min(upto, int(edges[-1])), side="right")) - 1
+    last -= int(last == len(edges) - 1 and bounds[-1] != edges[-1])
+    if first >= last:
+        return None
+    middle = kept_days.slots(reader, meter, bounds[first : last + 1], dates[first:last])
     parts = [middle]
     for rows, place in ((bounds[: first + 1], 0), (bounds[last:], 2)):
         if len(rows) > 1:
             curve = energy_curve(reader, meter, int(rows[0]), int(rows[-1]))
             parts.insert(place, intervals.slots(curve, rows))
+    if len(parts) == 1:
+        return bounds, middle
     return bounds, Slots(
         np.concatenate([part.energy for part in parts]),
         np.concatenate([part.flags for part in parts]),

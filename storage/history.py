@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,16 +89,18 @@ def between(part: Stored, start_ms: int | None, end_ms: int | None) -> Stored:
 
 
 @lru_cache(maxsize=64)
-def _earliest(shifts: tuple[int, ...]) -> sa.CompoundSelect[Any]:
+def _earliest(shifts: tuple[int, ...]) -> Prepared:
     """The blocks of one group of each shift by the time at which they begin."""
-    return sa.union_all(
-        *(
-            sa.select(_BLOCKS.first_ms, _BLOCKS.id).where(
-                _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
+    return Prepared(
+        sa.union_all(
+            *(
+                sa.select(_BLOCKS.first_ms, _BLOCKS.id).where(
+                    _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
+                )
+                for shift in shifts
             )
-            for shift in shifts
-        )
-    ).order_by("first_ms")
+        ).order_by("first_ms")
+    )
 
 
 @lru_cache(maxsize=64)
@@ -127,7 +128,7 @@ def begins(connection: sa.Connection, watermark: Watermark, meter: int) -> int |
     return min(found, default=None)
 
 
-_BODY = sa.select(_BLOCKS.body).where(_BLOCKS.id == sa.bindparam("id"))
+_BODY = Prepared(sa.select(_BLOCKS.body).where(_BLOCKS.id == sa.bindparam("id")))
 
 
 def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: int) -> int | None:
@@ -135,10 +136,10 @@ def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: in
     shifts = watermark.shift_list
     groups = {f"g{shift}": meter >> shift for shift in shifts}
     found: int | None = None
-    for first_ms, number in connection.execute(_earliest(shifts), groups) if shifts else ():
+    for first_ms, number in _earliest(shifts).rows(connection, **groups) if shifts else ():
         if found is not None and first_ms >= found:
             break
-        body = connection.execute(_BODY, {"id": number}).scalar_one()
+        (body,) = _BODY.row(connection, id=number)
         try:
             part = block_series.series(body, meter, code)
         except DamagedError as error:
