@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import NamedTuple
 
-import numpy as np
-
 from query import messages as m
 from query.transport import BusError
 from storage.defaults import Defaults
@@ -50,8 +48,9 @@ def page_size(most: int, largest: int = m.MOST_ROWS) -> int:
 
 def flag_names(flags: UInt16s | Int64s) -> list[list[str]]:
     """The names of each row's flags."""
-    names = {flag: intervals.names(flag) for flag in np.unique(flags).tolist()}
-    return [names[flag] for flag in flags.tolist()]
+    listed = flags.tolist()
+    names = {flag: intervals.names(flag) for flag in set(listed)}
+    return [names[flag] for flag in listed]
 
 
 def day_range(first: str | None, last: str | None, source: Answers) -> tuple[date, date]:

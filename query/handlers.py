@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from query import billing, fleet, history
+from query import bills, fleet, history
 from query import messages as m
 from query.asking import Answers, find_meter, flag_names, instant, instant_range, page_size
 from query.history import reaches
 from query.transport import BusError
 from storage.defaults import Defaults
-from storage.energy import REGISTER, energy_curve
+from storage.energy import energy_curve
 from storage.meters import Meter
 from telemetry import intervals
-from telemetry.calendar import QUARTER_MS
-from telemetry.intervals import Curve, Flag
+from telemetry.intervals import Flag
 from telemetry.readings import DEVICE_BITS, Status
 from telemetry.registers import BY_CODE, BY_NAME
 
@@ -80,9 +79,15 @@ def _get_latest(request: m.GetLatest, source: Answers) -> m.Latest:
     return m.Latest(id=meter.id, time_zone=zone, registers=registers)
 
 
+_MARKS = {
+    "arrival_time": int(Status.ARRIVAL_TIME),
+    "device": DEVICE_BITS,
+    "thinned": int(Status.THINNED),
+}
+
+
 def _status_names(status: int) -> list[str]:
-    marks = {"arrival_time": Status.ARRIVAL_TIME, "device": DEVICE_BITS, "thinned": Status.THINNED}
-    return [name for name, bits in marks.items() if status & bits]
+    return [name for name, bits in _MARKS.items() if status & bits] if status else []
 
 
 def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:
@@ -149,46 +154,6 @@ def _alert(row: Any, source: Answers) -> m.Alert:
     return m.Alert(**values, time_zone=row["time_zone"] or source.defaults.time_zone)
 
 
-def _get_bill(request: m.GetBill, source: Answers) -> m.Bill:
-    meter, defaults = find_meter(source, request.id), source.defaults
-    at = instant("at_ms", request.at_ms)
-    if at is None:
-        newest = source.reader.newest(meter, REGISTER)
-        if newest is None:
-            raise BusError("no_readings", f"meter {meter.id!r} has no energy readings to bill yet")
-        # A reading at midnight of the first closes the period before; what is newer is held back.
-        at = int(energy_curve(source.reader, meter, newest).time[-1]) - 1
-    period = defaults.period(meter, at)
-    curve = energy_curve(source.reader, meter, period.start_ms, period.end_ms)
-    slots = intervals.slots(curve, np.array([period.start_ms, period.end_ms], np.int64))
-    wh, flags, price = int(slots.energy[0]), int(slots.flags[0]), defaults.price_of(meter)
-    return m.Bill(
-        id=meter.id,
-        time_zone=defaults.zone(meter).key,
-        start_ms=period.start_ms,
-        end_ms=period.end_ms,
-        wh=wh,
-        estimated_wh=_estimated(curve, period.start_ms, period.end_ms),
-        complete=not flags & (Flag.PARTIAL | Flag.MISSING),
-        price=price,
-        currency=defaults.currency,
-        amount=billing.amount(wh, price),
-        flags=intervals.names(flags),
-    )
-
-
-def _estimated(curve: Curve, start: int, end: int) -> int:
-    """The energy of [start, end) that comes from long intervals reaching over its ends, Wh."""
-    spans = set()  # one interval may reach over both ends
-    for edge in (start, end):
-        after = int(curve.time.searchsorted(edge))
-        if 0 < after < len(curve.time):
-            low, high = int(curve.time[after - 1]), int(curve.time[after])
-            if edge < high and high - low > QUARTER_MS:
-                spans.add((max(start, low), min(end, high)))
-    return sum(int(np.diff(curve.at(np.array(span, np.int64)))[0]) for span in spans)
-
-
 _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
     m.Ping: _ping,
     m.ListMeters: _list_meters,
@@ -198,7 +163,7 @@ _HANDLERS: dict[type[m.Request], Callable[[Any, Answers], m.Reply]] = {
     m.GetReadings: _get_readings,
     m.GetTotal: _get_total,
     m.ListAlerts: _list_alerts,
-    m.GetBill: _get_bill,
+    m.GetBill: bills.get_bill,
     m.GetFleet: fleet.get_fleet,
     m.GetTop: fleet.get_top,
     m.GetStorage: fleet.get_storage,

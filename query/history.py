@@ -18,6 +18,8 @@ from telemetry.calendar import DAY_MS, HOUR_MS, QUARTER_MS, Step
 from telemetry.intervals import Curve, Flag, Slots
 from telemetry.readings import Int64s, UInt16s
 
+_MISSING = int(Flag.MISSING)
+
 # No slot is longer; a day may gain hours by a change of the clock, or a whole one of the date.
 _LONGEST = {
     Step.QUARTER: QUARTER_MS,
@@ -39,13 +41,15 @@ def get_history(request: m.GetHistory, source: Answers) -> m.History:
     start, end = instant_range(source, meter, request.start_ms, request.end_ms)
     if step is Step.RAW:
         curve, bounds, flags = _between_readings(source, meter, start, end, most)
-        wh = np.diff(curve.at(bounds))
+        booked = curve.at(bounds)
+        wh = booked[1:] - booked[:-1]
     else:
         bounds, slots = _slots(request, source, meter, step, start, end)
         wh, flags = slots.energy, slots.flags
     starts, ends = bounds[:-1], bounds[1:]
-    there = (flags & Flag.MISSING) == 0
-    starts, ends, wh, flags = starts[there], ends[there], wh[there], flags[there]
+    missing = (flags & _MISSING) != 0
+    if missing.any():
+        starts, ends, wh, flags = (column[~missing] for column in (starts, ends, wh, flags))
     more = int(starts[most]) if len(starts) > most else None
     return m.History(
         id=meter.id,
@@ -68,10 +72,13 @@ def _slots(
         return kept
     most = request.most
     curve = _for_page(source, meter, step, start, end, most)
-    if not len(curve.time) or start < curve.time[0]:  # there may be more, but later
-        start = max(start, source.reader.oldest(meter, REGISTER) or start)
+    if not len(curve.time) or start < curve.time[0]:
+        if end <= start + _reach(step, most):  # all that there is of it was found
+            start = int(curve.time[0]) if len(curve.time) else start
+        else:  # there may be more, but later
+            start = max(start, source.reader.oldest(meter, REGISTER) or start)
+            curve = _for_page(source, meter, step, start, max(end, start + 1), most)
         end = max(end, start + 1)
-        curve = _for_page(source, meter, step, start, end, most)
     edges = _edges(curve, step, source.defaults.zone(meter), start, end, most)
     bounds = _within(edges, request.start_ms, request.end_ms)
     return bounds, intervals.slots(curve, bounds)
@@ -90,22 +97,28 @@ def _from_days(
     if oldest is None or newest is None or upto is None:
         return None
     start = max(start, oldest)
-    end = min(end, newest, start + (request.most + 2) * _LONGEST[Step.DAY])
+    end = min(end, newest, start + _reach(Step.DAY, request.most))
     if start >= min(end, upto):
         return None
     edges, dates = calendar.days(zone, start, end - 1)
     edges, dates = edges[: request.most + 2], dates[: request.most + 1]
     bounds = _within(edges, request.start_ms, request.end_ms)
-    whole = np.flatnonzero((bounds == edges)[:-1] & (bounds == edges)[1:] & (edges[1:] <= upto))
-    if not len(whole) or len(bounds) != len(edges):
+    if len(bounds) != len(edges):
         return None
-    first, last = int(whole[0]), int(whole[-1]) + 1
-    middle = kept_days.slots(reader, meter, edges[first : last + 1], dates[first:last])
+    # A day may begin late, or today, as long as there is no reading before that.
+    first = int(bounds[0] != edges[0] and bounds[0] > oldest)
+    last = int(bounds.searchsorted(min(upto, int(edges[-1])), side="right")) - 1
+    last -= int(last == len(edges) - 1 and bounds[-1] != edges[-1])
+    if first >= last:
+        return None
+    middle = kept_days.slots(reader, meter, bounds[first : last + 1], dates[first:last])
     parts = [middle]
     for rows, place in ((bounds[: first + 1], 0), (bounds[last:], 2)):
         if len(rows) > 1:
             curve = energy_curve(reader, meter, int(rows[0]), int(rows[-1]))
             parts.insert(place, intervals.slots(curve, rows))
+    if len(parts) == 1:
+        return bounds, middle
     return bounds, Slots(
         np.concatenate([part.energy for part in parts]),
         np.concatenate([part.flags for part in parts]),
@@ -127,8 +140,12 @@ def _between_readings(
 
 def _for_page(source: Answers, meter: Meter, step: Step, start: int, end: int, most: int) -> Curve:
     """The curve of as many slots from the start on as a page may need."""
-    last = min(end, start + (most + 2) * _LONGEST[step])
-    return energy_curve(source.reader, meter, start, last)
+    return energy_curve(source.reader, meter, start, min(end, start + _reach(step, most)))
+
+
+def _reach(step: Step, most: int) -> int:
+    """How far the slots of a page may reach, ms."""
+    return (most + 2) * _LONGEST[step]
 
 
 def reaches(start: int, end: int) -> Iterator[int]:
@@ -146,11 +163,17 @@ def _edges(curve: Curve, step: Step, zone: ZoneInfo, start: int, end: int, most:
         return np.array([start], np.int64)
     # No calendar of centuries without data, nor of pages to come. Slots inside the data are never
     # missing, so a page and one more are enough.
-    end = min(end, int(curve.time[-1]), start + (most + 2) * _LONGEST[step])
+    end = min(end, int(curve.time[-1]), start + _reach(step, most))
     return calendar.edges(step, zone, start, end)[: most + 2]
 
 
 def _within(edges: Int64s, start: int | None, end: int | None) -> Int64s:
     """The edges cut off at what was asked for."""
-    low, high = edges[0] if start is None else start, edges[-1] if end is None else end
-    return np.unique(np.clip(edges, low, high))
+    first = 0 if start is None else max(int(edges.searchsorted(start, side="right")) - 1, 0)
+    after = len(edges) if end is None else int(edges.searchsorted(end)) + 1
+    inside = edges[first : max(after, first + 1)].copy()
+    if start is not None:
+        inside[0] = max(inside[0], start)
+    if end is not None:
+        inside[-1] = min(inside[-1], end)
+    return inside

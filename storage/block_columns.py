@@ -115,7 +115,7 @@ def _packed(registers: list[Register], place: int, name: str) -> bytes | list[in
 
 
 def unpack(registers: list[Register], place: int, name: str, count: int) -> npt.NDArray[Any]:
-    """A column of so many values; no room is made for any others."""
+    """A column of so many values, to be read only; no room is made for any others."""
     packed = _packed(registers, place, name)
     if isinstance(packed, list):
         return _repeated(packed, name, count, count)
@@ -124,19 +124,6 @@ def unpack(registers: list[Register], place: int, name: str, count: int) -> npt.
     if _fill(column, packed, name) != count:
         raise DamagedError(f"the block's {name} are not {count}")
     return column.astype(np.int64) if narrow else column
-
-
-def unpack_rows(
-    registers: list[Register], place: int, name: str, count: int, rows: slice
-) -> npt.NDArray[Any]:
-    """Some rows of a column of so many values."""
-    packed = _packed(registers, place, name)
-    if isinstance(packed, list) and len(packed) == 2 and packed[1] == count:
-        try:
-            return np.full(rows.stop - rows.start, packed[0], _TYPES[name])
-        except OverflowError:
-            raise DamagedError(f"the block's {name} are out of range") from None
-    return unpack(registers, place, name, count)[rows]
 
 
 def unpack_counts(registers: list[Register], place: int, most: int) -> Int64s:
@@ -164,6 +151,8 @@ def _repeated(packed: list[int], name: str, least: int, most: int) -> npt.NDArra
         values = np.array(packed[0::2], _TYPES[name])
     except OverflowError:
         raise DamagedError(f"the block's {name} are out of range") from None
+    if len(values) == 1:
+        return np.broadcast_to(values, lengths[0])  # takes no room
     return np.repeat(values, lengths)
 
 

@@ -1,61 +1,87 @@
-"""One meter's readings out of a block, without unpacking those of the others."""
+"""One meter's readings out of a block, without unpacking it for each of its meters."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import NamedTuple
+import threading
+from collections import OrderedDict
 
 import numpy as np
 
-from storage.block_columns import Register, unpack_rows
-from storage.blocks import MOST_READINGS, READINGS, Stored, open_body, values_of, who
-from telemetry.readings import Int64s, UInt32s
+from storage.blocks import Contents, Stored, contents, open_body
 
-_OPENED = 512  # blocks of which the contents are remembered, some 20 kB each
-
-
-class _Contents(NamedTuple):
-    """A block's registers, the place of one of them, and whose readings that has."""
-
-    registers: list[Register]
-    place: int
-    meters: UInt32s
-    counts: Int64s
-    starts: Int64s
+_MOST_OCTETS = 64 << 20  # of the blocks that are remembered: a month of 1,000 meters by the quarter
+_HEAD = 8  # octets that tell most blocks from others: the checksum is among them
+_ENTRY = 512  # octets, some, of what is remembered beside columns and body
 
 
-@lru_cache(maxsize=_OPENED)
-def _register_of(body: bytes, code: int) -> _Contents | None:
-    """What a block has of a register, but the readings; many meters of a block are asked for."""
+class Unpacked:
+    """What blocks have of a register, as it was unpacked, those asked for last.
+
+    Many meters of a block are asked for, and of a meter many times. Whether a block is still what
+    it was its octets say: nothing has to be told of those that are changed. Safe between threads.
+    """
+
+    def __init__(self, most: int = _MOST_OCTETS) -> None:
+        """``most`` octets are kept, more or less."""
+        self._most, self.octets = most, 0
+        self._kept: OrderedDict[tuple[bytes, int, int], tuple[bytes, Contents | None, int]]
+        self._kept = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, body: bytes, code: int) -> Contents | None:
+        """What a block has of a register, None where nothing; raises DamagedError."""
+        key = body[:_HEAD], len(body), code
+        with self._lock:
+            known = self._kept.get(key)
+            if known is not None and known[0] == body:
+                self._kept.move_to_end(key)
+                return known[1]
+        found = _unpack(body, code)
+        size = len(body) + _ENTRY + (0 if found is None else _octets(found))
+        with self._lock:
+            replaced = self._kept.pop(key, None)
+            self.octets += size - (0 if replaced is None else replaced[2])
+            self._kept[key] = body, found, size
+            while self.octets > self._most:
+                self.octets -= self._kept.popitem(last=False)[1][2]
+        return found
+
+
+def _unpack(body: bytes, code: int) -> Contents | None:
     registers = open_body(body)
     codes = [register.code for register in registers]
     if code not in codes:
         return None
-    place = codes.index(code)
-    return _Contents(registers, place, *who(registers, place, MOST_READINGS))
+    found = contents(registers, codes.index(code))
+    for column in found:
+        column.flags.writeable = False  # parts of it are handed out
+    return found
+
+
+def _octets(found: Contents) -> int:
+    """What the columns take, with what they are parts of; a value repeated takes room once."""
+    return sum((column if column.base is None else column.base).nbytes for column in found)
+
+
+_UNPACKED = Unpacked()
 
 
 def series(body: bytes, meter: int, code: int) -> Stored | None:
     """The readings of one series in a block, None where it has none; raises DamagedError."""
-    found = _register_of(body, code)
+    found = _UNPACKED.of(body, code)
     if found is None:
         return None
-    registers, place, meters, counts, starts = found
-    at = int(meters.searchsorted(meter))
-    if at == len(meters) or meters[at] != meter:
+    at = int(found.meters.searchsorted(meter))
+    if at == len(found.meters) or found.meters[at] != meter:
         return None
-    rows = slice(int(starts[at]), int(starts[at] + counts[at]))
-    total = int(starts[-1] + counts[-1])
-    time, epoch, status, late = (
-        unpack_rows(registers, place, name, total, rows) for name in READINGS
-    )
-    value = values_of(registers, place, total, starts)[rows]
+    start, count = int(found.starts[at]), int(found.counts[at])
+    rows = slice(start, start + count)
     return Stored(
-        np.full(len(time), meter, np.uint32),
-        np.full(len(time), code, np.uint16),
-        status,
-        epoch,
-        time.cumsum(),
-        value.cumsum() if registers[place].cumulative else value,
-        late,
+        meter=np.full(count, meter, np.uint32),
+        register=np.full(count, code, np.uint16),
+        status=found.status[rows],
+        epoch=found.epoch[rows],
+        time=found.time[rows],
+        value=found.value[rows],
+        late=found.late[rows],
     )

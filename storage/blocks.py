@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,31 +21,31 @@ from storage.block_columns import (
     unpack,
     unpack_counts,
 )
-from storage.journal import Batch, DamagedError
-from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
+from storage.journal import DamagedError
+from storage.stored import NOTHING, Stored, arrange, near
+from telemetry.readings import Int64s, UInt16s, UInt32s
 
 __all__ = [
     "BRIEF",
     "LASTING",
     "MOST_READINGS",
     "NOTHING",
-    "READINGS",
+    "Contents",
     "Stored",
     "arrange",
     "changes",
+    "contents",
     "decode",
     "encode",
     "near",
     "open_body",
-    "values_of",
-    "who",
 ]
 
 _HEAD = struct.Struct("<4sI")
 _MAGIC = b"WBB1"
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[Register])
-READINGS = ("time", "epoch", "status", "late")
+_READINGS = ("time", "epoch", "status", "late")
 _SAMPLE = 32  # values that tell whether there is a common unit
 _RATE_BITS = 16
 _TELLING = 0.95  # a guide is worth its while where the rest is spread less by this
@@ -54,95 +53,6 @@ _UNITS = (1_000_000, 100_000, 10_000, 1000, 100, 10)
 
 # Some times what a pass takes: a decoder makes room for no more.
 MOST_READINGS = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Readings with their meters' numbers; every column has shape (n,).
-
-    ``late`` is 0 for a reading that was newer than all of its series when it was accepted, else the
-    journal row it came in. So of one instant a reading accepted later has a higher one, or the same
-    and comes later in every order.
-    """
-
-    meter: UInt32s
-    register: UInt16s
-    status: UInt16s
-    epoch: UInt32s
-    time: Int64s
-    value: Int64s
-    late: Int64s
-
-    def __len__(self) -> int:
-        return len(self.time)
-
-    @property
-    def series(self) -> UInt64s:
-        """Register and meter in one number, by which a block is sorted."""
-        return (self.register.astype(np.uint64) << np.uint64(32)) | self.meter
-
-    def take(self, rows: npt.NDArray[Any] | slice) -> Stored:
-        """The readings of the given rows, in the order of the rows."""
-        return Stored(*(getattr(self, name)[rows] for name in Stored.__slots__))
-
-    @classmethod
-    def of(cls, batch: Batch, revision: int) -> Stored:
-        """The readings of the journal row ``revision``, in their order, all of them late."""
-        late = np.full(len(batch), revision, np.int64)
-        columns = (batch.meter, batch.register, batch.status, batch.epoch, batch.time, batch.value)
-        return cls(*columns, late)
-
-    @classmethod
-    def concatenate(cls, parts: list[Stored]) -> Stored:
-        """The readings of all parts, in their order."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = ([getattr(part, name) for part in parts] for name in Stored.__slots__)
-        return cls(*(np.concatenate(column) for column in columns)) if parts else NOTHING
-
-
-NOTHING = Stored(
-    np.empty(0, np.uint32),
-    np.empty(0, np.uint16),
-    np.empty(0, np.uint16),
-    np.empty(0, np.uint32),
-    np.empty(0, np.int64),
-    np.empty(0, np.int64),
-    np.empty(0, np.int64),
-)
-
-
-def arrange(stored: Stored) -> Stored:
-    """The readings by register, meter and time, of one instant by acceptance, repeats once."""
-    if not is_arranged(stored):
-        order = np.argsort(near(stored.meter), kind="stable")
-        stored = stored.take(order[np.argsort(stored.register[order], kind="stable")])
-        if not is_arranged(stored):
-            stored = stored.take(np.lexsort((stored.late, stored.time, stored.series)))
-    series, time = stored.series, stored.time
-    same = (series[1:] == series[:-1]) & (time[1:] == time[:-1])
-    if same.any():
-        # A repeat with an older epoch says something new: its reading was before the reset.
-        # So does one of another status: an instant's doubts are those of all its repeats.
-        same &= stored.value[1:] == stored.value[:-1]
-        same &= stored.status[1:] == stored.status[:-1]
-        same &= stored.epoch[1:] >= stored.epoch[:-1]
-        stored = stored.take(np.append(True, ~same))
-    return stored
-
-
-def near(meter: UInt32s) -> npt.NDArray[Any]:
-    """Numbers in the same order, in sixteen bits if they fit: those are sorted by radix."""
-    numbers: npt.NDArray[Any] = meter - meter.min()
-    return numbers.astype(np.uint16) if numbers.max() < 1 << 16 else numbers
-
-
-def is_arranged(stored: Stored) -> bool:
-    """Whether readings are sorted as ``arrange`` sorts them."""
-    series, time, late = stored.series, stored.time, stored.late
-    behind = (time[1:] < time[:-1]) | ((time[1:] == time[:-1]) & (late[1:] < late[:-1]))
-    wrong = (series[1:] < series[:-1]) | ((series[1:] == series[:-1]) & behind)
-    return not wrong.any()
 
 
 def encode(stored: Stored, effort: int = LASTING) -> bytes:
@@ -219,7 +129,7 @@ def _guided(values: Int64s, place: int, guide: Int64s) -> tuple[Int64s, list[int
     return (rest, [place, rate]) if spread < _TELLING * without else (values, [])
 
 
-def values_of(registers: list[Register], place: int, total: int, firsts: Int64s) -> Int64s:
+def _values_of(registers: list[Register], place: int, total: int, firsts: Int64s) -> Int64s:
     """A register's values, or differences, in its own unit."""
     register = registers[place]
     values: Int64s = unpack(registers, place, "value", total)
@@ -244,20 +154,44 @@ def decode(body: bytes) -> Stored:
     parts: list[Stored] = []
     left = MOST_READINGS
     for place, register in enumerate(registers):
-        meters, counts, starts = who(registers, place, left)
-        total = int(counts.sum())
-        left -= total
-        time, epoch, status, late = (unpack(registers, place, name, total) for name in READINGS)
-        value = values_of(registers, place, total, starts)
-        time = _sums(time, starts, counts)
-        if register.cumulative:
-            value = _sums(value, starts, counts)
-        codes = np.full(total, register.code, np.uint16)
-        parts.append(Stored(np.repeat(meters, counts), codes, status, epoch, time, value, late))
+        own = contents(registers, place, left)
+        left -= len(own.time)
+        codes = np.full(len(own.time), register.code, np.uint16)
+        parts.append(Stored(np.repeat(own.meters, own.counts), codes, *own.columns))
     return Stored.concatenate(parts)
 
 
-def who(registers: list[Register], place: int, most: int) -> tuple[UInt32s, Int64s, Int64s]:
+class Contents(NamedTuple):
+    """What a block has of a register: its meters, how many readings each has from where on."""
+
+    meters: UInt32s
+    counts: Int64s
+    starts: Int64s
+    status: UInt16s
+    epoch: UInt32s
+    time: Int64s
+    value: Int64s
+    late: Int64s
+
+    @property
+    def columns(self) -> tuple[UInt16s, UInt32s, Int64s, Int64s, Int64s]:
+        """Those of the readings, in the order of ``Stored``."""
+        return self[3:]
+
+
+def contents(registers: list[Register], place: int, most: int = MOST_READINGS) -> Contents:
+    """A register's readings, unpacked; DamagedError where they cannot be, or are too many."""
+    meters, counts, starts = _who(registers, place, most)
+    total = int(counts.sum())
+    time, epoch, status, late = (unpack(registers, place, name, total) for name in _READINGS)
+    value = _values_of(registers, place, total, starts)
+    if registers[place].cumulative:
+        value = _sums(value, starts, counts)
+    time = _sums(time, starts, counts)
+    return Contents(meters, counts, starts, status, epoch, time, value, late)
+
+
+def _who(registers: list[Register], place: int, most: int) -> tuple[UInt32s, Int64s, Int64s]:
     """The meters of a register, how many readings each has, and where they start."""
     counts = unpack_counts(registers, place, most)
     if not len(counts) or counts.min() < 1 or counts.max() > most or counts.sum() > most:

@@ -24,8 +24,9 @@ from storage.prepared import many
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
 from telemetry.days import Days
+from telemetry.flags import of_status
 from telemetry.intervals import Flag, Settled
-from telemetry.readings import DEVICE_BITS, Int64s, Status, UInt16s, UInt32s
+from telemetry.readings import Int64s, UInt16s, UInt32s
 from telemetry.registers import ENERGY_IMPORT
 
 _DAILY, _LATEST = schema.daily.c, schema.latest.c
@@ -130,7 +131,7 @@ def grow(connection: sa.Connection, energy: Stored, defaults: Defaults) -> Grown
     odd &= ~apart
     again[place[1:][odd]] = True
 
-    flags = _own_flags(status)
+    flags = of_status(status)
     flags[1:] |= flags[:-1].copy()
     zones = {number: zone for number, zone, _ in settings}
     added = []
@@ -159,12 +160,6 @@ def _odd(
         is_limited = limited[at] == meter[1:]
         odd |= is_limited & (steps > elapsed * (most[at] / HOUR_MS) * (1 - 1e-9))
     return odd
-
-
-def _own_flags(status: UInt16s) -> UInt16s:
-    flags = np.where(status & DEVICE_BITS, np.uint16(Flag.DEVICE), np.uint16(0))
-    flags |= np.where(status & Status.ARRIVAL_TIME, np.uint16(Flag.ARRIVAL_TIME), np.uint16(0))
-    return flags
 
 
 def _by_zone(

@@ -73,13 +73,17 @@ def part_of(
         low = _moved(start_ms, below, -1)
         high = _moved(end_ms, above, +1)
         settled = intervals.settle(load(low, high))
-        found = anchors.anchored(settled.time, settled.value, meter.max_power_w, replacements)
-        lower = anchors.cut(found, settled.time, None if low is None else start_ms, None)
-        upper = anchors.cut(found, settled.time, None, None if high is None else end_ms)
-        if lower is not None and upper is not None:
-            return settled.part(slice(lower.start, upper.stop))
-        below += lower is None
-        above += upper is None
+        limits = meter.max_power_w, replacements
+        first: int | None = 0
+        if start_ms is not None and low is not None:
+            first = anchors.before(settled, start_ms, *limits)
+        last: int | None = len(settled)
+        if end_ms is not None and high is not None:
+            last = anchors.after(settled, end_ms, *limits)
+        if first is not None and last is not None:
+            return settled.part(slice(first, last))
+        below += first is None
+        above += last is None
 
 
 def _moved(instant: int | None, step: int, direction: int) -> int | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import block_series, schema
@@ -14,6 +14,7 @@ from storage.engine import StorageError
 from storage.journal import DamagedError
 from storage.prepared import Prepared
 from storage.watermark import Watermark
+from telemetry.readings import Int64s, Series
 
 _NEVER, _ALWAYS = -(2**63), 2**63 - 1
 _BLOCKS = schema.blocks.c
@@ -61,13 +62,41 @@ def series(
             part = block_series.series(body, meter, code)
         except DamagedError as error:
             raise damaged(number, error) from None
-        if part is not None:
-            found.append(between(part, start_ms, end_ms))
-    found.sort(key=lambda part: int(part.time[0]) if len(part) else 0)
+        if part is not None and len(part := between(part, start_ms, end_ms)):
+            found.append(part)
+    if len(found) < 2:
+        return found[0] if found else NOTHING  # in a block they are by time, then acceptance
+    found.sort(key=lambda part: int(part.time[0]))
     both = Stored.concatenate(found)
     if not (both.time[1:] > both.time[:-1]).all():
         both = both.take(np.lexsort((both.late, both.time)))
     return both
+
+
+Rows = slice | npt.NDArray[np.intp]
+
+
+def inside(time: Int64s, start_ms: int | None, end_ms: int | None) -> Rows:
+    """Which instants, in any order, are in [start, end]."""
+    low, high = _NEVER if start_ms is None else start_ms, _ALWAYS if end_ms is None else end_ms
+    rows = np.flatnonzero((time >= low) & (time <= high))
+    if not len(rows):
+        return slice(0)
+    together = int(rows[-1] - rows[0]) == len(rows) - 1
+    return slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
+
+
+def together(parts: list[tuple[Stored, Rows]]) -> Series:
+    """Rows of parts, one after the other."""
+    if len(parts) == 1:
+        (own, rows), *_ = parts
+        return Series(own.time[rows], own.value[rows], own.epoch[rows], own.status[rows])
+    return Series(
+        np.concatenate([own.time[rows] for own, rows in parts]),
+        np.concatenate([own.value[rows] for own, rows in parts]),
+        np.concatenate([own.epoch[rows] for own, rows in parts]),
+        np.concatenate([own.status[rows] for own, rows in parts]),
+    )
 
 
 def between(part: Stored, start_ms: int | None, end_ms: int | None) -> Stored:
@@ -78,16 +107,18 @@ def between(part: Stored, start_ms: int | None, end_ms: int | None) -> Stored:
 
 
 @lru_cache(maxsize=64)
-def _earliest(shifts: tuple[int, ...]) -> sa.CompoundSelect[Any]:
+def _earliest(shifts: tuple[int, ...]) -> Prepared:
     """The blocks of one group of each shift by the time at which they begin."""
-    return sa.union_all(
-        *(
-            sa.select(_BLOCKS.first_ms, _BLOCKS.id).where(
-                _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
+    return Prepared(
+        sa.union_all(
+            *(
+                sa.select(_BLOCKS.first_ms, _BLOCKS.id).where(
+                    _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
+                )
+                for shift in shifts
             )
-            for shift in shifts
-        )
-    ).order_by("first_ms")
+        ).order_by("first_ms")
+    )
 
 
 @lru_cache(maxsize=64)
@@ -115,7 +146,7 @@ def begins(connection: sa.Connection, watermark: Watermark, meter: int) -> int |
     return min(found, default=None)
 
 
-_BODY = sa.select(_BLOCKS.body).where(_BLOCKS.id == sa.bindparam("id"))
+_BODY = Prepared(sa.select(_BLOCKS.body).where(_BLOCKS.id == sa.bindparam("id")))
 
 
 def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: int) -> int | None:
@@ -123,10 +154,10 @@ def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: in
     shifts = watermark.shift_list
     groups = {f"g{shift}": meter >> shift for shift in shifts}
     found: int | None = None
-    for first_ms, number in connection.execute(_earliest(shifts), groups) if shifts else ():
+    for first_ms, number in _earliest(shifts).rows(connection, **groups) if shifts else ():
         if found is not None and first_ms >= found:
             break
-        body = connection.execute(_BODY, {"id": number}).scalar_one()
+        (body,) = _BODY.row(connection, id=number)
         try:
             part = block_series.series(body, meter, code)
         except DamagedError as error:

@@ -14,7 +14,8 @@ from storage.meters import Meter
 from storage.prepared import Prepared
 from storage.queries import Reader
 from telemetry import calendar
-from telemetry.intervals import Flag, Slots
+from telemetry.flags import Flag, mark
+from telemetry.intervals import Slots
 from telemetry.readings import Int64s
 from telemetry.registers import ENERGY_IMPORT
 
@@ -50,23 +51,26 @@ def certain_before(reader: Reader, meter: Meter, zone: ZoneInfo) -> int | None:
     if row is None:
         return None
     tip, settled, daily_zone = row
-    unsealed = reader.unsealed_times(meter, REGISTER)
-    if not settled or daily_zone != zone.key or (len(unsealed) and int(unsealed.min()) <= tip):
+    unsealed = reader.unsealed_span(meter, REGISTER)
+    if not settled or daily_zone != zone.key or (unsealed and unsealed[0] <= tip):
         return None
     return int(calendar.days(zone, tip, tip)[0][0])
 
 
 def slots(reader: Reader, meter: Meter, edges: Int64s, dates: Int64s) -> Slots:
-    """Energy and flags of whole local days; ``edges`` has shape (n + 1,), ``dates`` shape (n,)."""
+    """Energy and flags of local days; ``edges`` has shape (n + 1,), ``dates`` shape (n,).
+
+    The days are whole; but the first edge may be any instant up to the first reading.
+    """
     count = -(-len(dates) // _DATES) * _DATES
-    wanted = np.pad(dates, (0, count - len(dates)))  # no day is 0
-    named = {f"day{number}": date for number, date in enumerate(wanted.tolist())}
+    wanted = dates.tolist() + [0] * (count - len(dates))  # no day is 0
+    named = {f"day{number}": date for number, date in enumerate(wanted)}
     rows = _rows(count).rows(reader.connection, meter=meter.number, **named)
     day, wh, covered, flags = np.array(sorted(rows), np.int64).reshape(-1, 4).T
     place = dates.searchsorted(day)
     energy = np.zeros(len(dates), np.int64)
     energy[place] = wh
     marks = np.full(len(dates), Flag.MISSING, np.uint16)
-    partial = np.where(covered < np.diff(edges)[place], np.uint16(Flag.PARTIAL), np.uint16(0))
+    partial = mark(covered < (edges[1:] - edges[:-1])[place], Flag.PARTIAL)
     marks[place] = flags.astype(np.uint16) | partial
     return Slots(energy, marks)

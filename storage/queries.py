@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
 
-from storage import damaged_rows, deletion, history, journal, meters, schema, watermark
+from storage import alert_rows, damaged_rows, deletion, history, journal, meters, schema, watermark
 from storage.blocks import Stored
 from storage.engine import (
     Database,
@@ -25,7 +25,7 @@ from storage.meters import Meter
 from storage.prepared import Prepared
 from storage.tail import Tail
 from telemetry.intervals import Replacement
-from telemetry.readings import Int64s, Series
+from telemetry.readings import Series
 from telemetry.registers import Register
 
 log = logging.getLogger("storage")
@@ -49,7 +49,6 @@ _NEWEST = Prepared(
         schema.latest.c.register == sa.bindparam("register"),
     )
 )
-_ALERT_COLUMNS = [*schema.alerts.c, schema.meters.c.id.label("id"), schema.meters.c.time_zone]
 
 Remembered = TypeVar("Remembered")
 
@@ -78,7 +77,7 @@ class Reader:
         self._deletions = 0  # of meters, that are known
         self._news: int | None = None
         self._meters: dict[str, Meter] = {}  # asked for since the last news
-        self._remembered: dict[str, Any] = {}
+        self._remembered: dict[Hashable, Any] = {}  # since then too
         self._idle: sa.Connection | None = None
         self._current: sa.Connection | None = None
 
@@ -204,15 +203,11 @@ class Reader:
 
         Mostly by time; those of one instant always in the order of their acceptance.
         """
-        sealed = self._sealed(meter, register, start_ms, end_ms)
-        tail = self._tail.series(meter.number, register.code)
-        inside = np.ones(len(tail), np.bool_)
-        if start_ms is not None:
-            inside &= tail.time >= start_ms
-        if end_ms is not None:
-            inside &= tail.time <= end_ms
-        both = Stored.concatenate([sealed, tail.take(inside)]) if inside.any() else sealed
-        return Series(both.time, both.value, both.epoch, both.status)
+        parts = [self._sealed(meter, register, start_ms, end_ms)]
+        parts += self._tail.parts(meter.number, register.code)
+        rows: list[history.Rows] = [slice(None)]
+        rows += (history.inside(part.time, start_ms, end_ms) for part in parts[1:])
+        return history.together(list(zip(parts, rows, strict=True)))
 
     def _sealed(
         self, meter: Meter, register: Register, start_ms: int | None, end_ms: int | None
@@ -230,24 +225,27 @@ class Reader:
         """A register's readings that are only in the journal, by meter and acceptance."""
         return self._tail.of_register(register.code)
 
-    def unsealed_times(self, meter: Meter, register: Register) -> Int64s:
-        """When the register's readings were that are only in the journal, by acceptance."""
-        return self._tail.series(meter.number, register.code).time
+    def unsealed_span(self, meter: Meter, register: Register) -> tuple[int, int] | None:
+        """The first and the last instant of the register that are only in the journal."""
+        return self._tail.span(meter.number, register.code)
 
-    def remembered(self, name: str, make: Callable[[], Remembered]) -> Remembered:
-        """What is made once, until something is committed."""
+    def remembered(self, name: Hashable, make: Callable[[], Remembered]) -> Remembered:
+        """What is made once, until something is committed, or there is too much of it."""
         if name not in self._remembered:
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered.clear()
             self._remembered[name] = make()
         found: Remembered = self._remembered[name]
         return found
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
-        sealed = self._newest_sealed(meter, register)
-        tail = self._tail.series(meter.number, register.code).time
-        if not len(tail):
-            return sealed
-        return int(tail.max()) if sealed is None else max(sealed, int(tail.max()))
+
+        def look() -> int | None:
+            sealed, span = self._newest_sealed(meter, register), self.unsealed_span(meter, register)
+            return _utmost(max, sealed, span)
+
+        return self.remembered(("newest", meter.number, register.code), look)
 
     def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
         row = _NEWEST.row(self.connection, meter=meter.number, register=register.code)
@@ -258,22 +256,17 @@ class Reader:
         key = meter.number, register.code
         if key not in self._oldest:
             self._oldest[key] = history.oldest(self.connection, self._watermark, *key)
-        sealed = self._oldest[key]
-        tail = self._tail.series(meter.number, register.code).time
-        if not len(tail):
-            return sealed
-        return int(tail.min()) if sealed is None else min(sealed, int(tail.min()))
+        return _utmost(min, self._oldest[key], self.unsealed_span(meter, register))
 
     def begins(self, meter: Meter, register: Register) -> int | None:
         """An instant before which the register has no reading; None where it has none at all.
 
         Told at once, where ``oldest`` has to look into blocks.
         """
+        if (meter.number, register.code) in self._oldest:
+            return self.oldest(meter, register)
         sealed = history.begins(self.connection, self._watermark, meter.number)
-        tail = self._tail.series(meter.number, register.code).time
-        if not len(tail):
-            return sealed
-        return int(tail.min()) if sealed is None else min(sealed, int(tail.min()))
+        return _utmost(min, sealed, self.unsealed_span(meter, register))
 
     def came_late(self, meter: Meter, register: Register, instant: int) -> bool:
         """Whether newer readings had been accepted before the first one of an instant was."""
@@ -287,7 +280,10 @@ class Reader:
 
     def replacements(self, meter: Meter) -> list[Replacement]:
         """The exchanges of a meter's device."""
-        return meters.replacements(self.connection, meter.number)
+        return self.remembered(
+            ("replacements", meter.number),
+            lambda: meters.replacements(self.connection, meter.number),
+        )
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
@@ -307,12 +303,12 @@ class Reader:
         self, meter: Meter | None, before: int | None, most: int
     ) -> Sequence[sa.Row[tuple[object, ...]]]:
         """A page of alerts with the ids and zones of their meters, the last raised first."""
-        query = sa.select(*_ALERT_COLUMNS).join(
-            schema.meters, schema.meters.c.number == schema.alerts.c.meter
-        )
-        if meter is not None:
-            query = query.where(schema.alerts.c.meter == meter.number)
-        if before is not None:
-            query = query.where(schema.alerts.c.number < before)
-        query = query.order_by(schema.alerts.c.number.desc()).limit(most)
-        return self.connection.execute(query).all()
+        return alert_rows.page(self.connection, meter, before, most)
+
+
+def _utmost(
+    most: Callable[[Iterable[int]], int], sealed: int | None, span: tuple[int, int] | None
+) -> int | None:
+    """The least or the greatest of instants, of which there may be none."""
+    found = [] if sealed is None else [sealed]
+    return most([*found, *(span or ())]) if found or span else None

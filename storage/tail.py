@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.blocks import NOTHING, Stored
+from storage.blocks import Stored
 from storage.journal import Batch, series_key
 from storage.watermark import Watermark
 from telemetry.readings import UInt64s
@@ -35,6 +36,8 @@ class Tail:
     def __init__(self) -> None:
         self._runs: list[_Run] = []
         self._watermark = Watermark()
+        # What was found last, which questions ask for again and again; None after any change.
+        self._found: _Found | None = None
 
     def __len__(self) -> int:
         if self._watermark.passing <= self._watermark.sealed:
@@ -51,17 +54,20 @@ class Tail:
 
     def add(self, revision: int, batch: Batch) -> None:
         """Add a row of the journal; rows come in the order of their revisions."""
+        self._found = None
         self._runs.append(_Run(batch.series, Stored.of(batch, revision)))
         while len(self._runs) >= _TIER and self._runs[-_TIER].tier == self._runs[-1].tier:
             self._runs[-_TIER:] = [_merge(self._runs[-_TIER:])]
 
     def forget(self, meter: int) -> None:
         """Drop all readings of a meter."""
+        self._found = None
         kept = [run.take(np.flatnonzero(run.stored.meter != meter)) for run in self._runs]
         self._runs = [run for run in kept if len(run.key)]
 
     def seal(self, watermark: Watermark) -> None:
         """Forget what is in blocks now."""
+        self._found = None
         if watermark.sealed > self._watermark.sealed:
             kept = [
                 run.take(np.flatnonzero(run.stored.late > watermark.sealed)) for run in self._runs
@@ -71,12 +77,22 @@ class Tail:
 
     def series(self, meter: int, register: int) -> Stored:
         """The readings of one register of one meter, in the order of their acceptance."""
+        return Stored.concatenate(self.parts(meter, register))
+
+    def parts(self, meter: int, register: int) -> list[Stored]:
+        """The same in parts, each after the one before."""
         first = series_key(meter, register)
-        return self._find(meter, first, first + 1)
+        return self._find(meter, first, first + 1).parts
+
+    def span(self, meter: int, register: int) -> tuple[int, int] | None:
+        """The first and the last instant of these readings, None where there are none."""
+        first = series_key(meter, register)
+        return self._find(meter, first, first + 1).span
 
     def meter(self, meter: int) -> Stored:
         """All readings of a meter, those of each register by acceptance."""
-        return self._find(meter, series_key(meter), series_key(meter + 1))
+        found = self._find(meter, series_key(meter), series_key(meter + 1))
+        return Stored.concatenate(found.parts)
 
     def of_register(self, register: int) -> Stored:
         """One register's readings of all meters, by meter, then acceptance."""
@@ -88,18 +104,38 @@ class Tail:
         both = Stored.concatenate(parts)
         return both.take(np.argsort(both.meter, kind="stable"))
 
-    def _find(self, meter: int, first: int, last: int) -> Stored:
+    def _find(self, meter: int, first: int, last: int) -> _Found:
+        if self._found is None or self._found.keys != (first, last):
+            self._found = _Found((first, last), self._look_up(meter, first, last))
+        return self._found
+
+    def _look_up(self, meter: int, first: int, last: int) -> list[Stored]:
         bounds = np.array([first, last], np.uint64)
         after = self._watermark.up_to(meter)
         parts = []
         for run in self._runs:
-            start, end = np.searchsorted(run.key, bounds).tolist()
+            start, end = run.key.searchsorted(bounds).tolist()
             if start < end:
-                found = run.take(slice(start, end))
+                found = run.stored.take(slice(start, end))
                 if after > self._watermark.sealed:
-                    found = found.take(np.flatnonzero(found.stored.late > after))
-                parts.append(found.stored)
-        return Stored.concatenate(parts) if parts else NOTHING
+                    found = found.take(found.late > after)
+                if len(found):
+                    parts.append(found)
+        return parts
+
+
+class _Found:
+    """The readings from one key to before another, by the runs that they were found in."""
+
+    def __init__(self, keys: tuple[int, int], parts: list[Stored]) -> None:
+        self.keys, self.parts = keys, parts
+
+    @cached_property
+    def span(self) -> tuple[int, int] | None:
+        if not self.parts:
+            return None
+        first = min(int(np.minimum.reduce(part.time)) for part in self.parts)
+        return first, max(int(np.maximum.reduce(part.time)) for part in self.parts)
 
 
 def _merge(runs: list[_Run]) -> _Run:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from storage import blocks, journal, schema, watermark
 from storage.journal import DamagedError
+from storage.stored import is_arranged
 from storage.verify_report import Difference, Snapshot, differing
 from storage.watermark import Watermark
 
@@ -54,7 +55,7 @@ def _of_block(row: Row, newest: int) -> Looked:
     elif groups != [row.grp]:
         said = ", ".join(map(str, groups[:5]))
         found.append(Difference("blocks.grp", where, f"{row.grp} of shift {row.shift}", said))
-    if not blocks.is_arranged(stored):
+    if not is_arranged(stored):
         found.append(Difference("blocks.body", where, "out of order", "sorted"))
     if last_late > newest:
         late = f"readings of the journal's row {last_late}"

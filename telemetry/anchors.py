@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from telemetry.calendar import HOUR_MS
-from telemetry.intervals import Replacement
+from telemetry.intervals import Replacement, Settled
 from telemetry.readings import Int64s
 
 _BEHIND = 2  # readings that must follow the one that is surely booked
@@ -52,10 +52,12 @@ def anchored(
     time: Int64s, value: Int64s, max_power_w: int | None, replacements: Sequence[Replacement]
 ) -> Anchors:
     """The anchors of settled readings in Wh."""
-    steps = np.diff(value)
-    plain = (value[:-1] > 0) & possible(steps, np.diff(time), max_power_w)
-    swaps = time.searchsorted(np.array([swap.time_ms for swap in replacements], np.int64))
-    plain[swaps[(swaps > 0) & (swaps < len(time))] - 1] = False
+    steps = value[1:] - value[:-1]
+    plain = (value[:-1] > 0) & possible(steps, time[1:] - time[:-1], max_power_w)
+    for swap in replacements:
+        behind = int(time.searchsorted(swap.time_ms))
+        if 0 < behind < len(time):
+            plain[behind - 1] = False
     index = np.arange(len(time))
     # Of each reading the start of its run, and the reading before the last change up to it.
     first, before = np.zeros((2, len(time)), np.int64)
@@ -85,3 +87,29 @@ def cut(anchors: Anchors, time: Int64s, start: int | None, end: int | None) -> s
             return None
         high = int(anchors.end[after]) + 1
     return slice(low, high)
+
+
+def before(
+    settled: Settled, start: int, max_power_w: int | None, replacements: Sequence[Replacement]
+) -> int | None:
+    """The row from which on readings settle what is booked from ``start`` on; see ``cut``.
+
+    An anchor is told by what comes before its end: what comes after ``start`` is not looked at.
+    """
+    rows = slice(0, int(settled.time.searchsorted(start, side="right")))
+    time = settled.time[rows]
+    found = cut(anchored(time, settled.value[rows], max_power_w, replacements), time, start, None)
+    return None if found is None else int(found.start)
+
+
+def after(
+    settled: Settled, end: int, max_power_w: int | None, replacements: Sequence[Replacement]
+) -> int | None:
+    """The row before which readings settle what is booked up to ``end``; see ``cut``.
+
+    What comes before ``end`` is not looked at: a run that begins there settles what it does anew.
+    """
+    first = int(settled.time.searchsorted(end))
+    time = settled.time[first:]
+    found = cut(anchored(time, settled.value[first:], max_power_w, replacements), time, None, end)
+    return None if found is None else first + int(found.stop)

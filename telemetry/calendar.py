@@ -65,9 +65,9 @@ def edges(step: Step, zone: ZoneInfo, start_ms: int, end_ms: int) -> Int64s:
         case Step.DAY:
             found = _days(zone, first, last)
         case Step.HOUR:
-            found = _divide(zone, _days(zone, first, last), HOUR_MS)
+            found = _divided(zone, first.year, last.year, HOUR_MS)
         case Step.QUARTER:
-            found = _divide(zone, _days(zone, first, last), QUARTER_MS)
+            found = _divided(zone, first.year, last.year, QUARTER_MS)
         case Step.RAW:
             raise ValueError("raw readings have no slots")
     begin = found.searchsorted(start_ms, side="right") - 1
@@ -196,6 +196,7 @@ def _change(zone: ZoneInfo, before_ms: int, after_ms: int) -> int:
     return after_ms
 
 
+@lru_cache(maxsize=4096)
 def _billing_start(zone: ZoneInfo, billing_day: int, month: int) -> int:
     """The start of the period that begins in a month, counted from January of the year 0."""
     year, month = month // 12, month % 12 + 1
@@ -213,6 +214,21 @@ def _days(zone: ZoneInfo, first: date, last: date) -> Int64s:
     dates = np.concatenate([dates for _, dates in years])
     begin = int(dates.searchsorted(_number(first)))
     return starts[begin : int(dates.searchsorted(_number(last))) + 1]
+
+
+def _divided(zone: ZoneInfo, first: int, last: int, step_ms: int) -> Int64s:
+    """The edges of the steps in all years from one to another."""
+    years = [_divided_year(zone, year, step_ms) for year in range(first, last + 1)]
+    return years[0] if len(years) == 1 else np.concatenate(years)
+
+
+@lru_cache(maxsize=64)  # 70 kB each of hours, 280 of quarters
+def _divided_year(zone: ZoneInfo, year: int, step_ms: int) -> Int64s:
+    """Where the steps of a year's days begin."""
+    starts, _ = _year(zone, year)
+    found = _divide(zone, np.append(starts, day_start(zone, date(year + 1, 1, 1))), step_ms)[:-1]
+    found.flags.writeable = False  # parts of it are handed out
+    return found
 
 
 def _divide(zone: ZoneInfo, days: Int64s, step_ms: int) -> Int64s:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntFlag
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -32,29 +31,13 @@ import numpy as np
 import numpy.typing as npt
 
 from telemetry.calendar import HOUR_MS, QUARTER_MS
+from telemetry.flags import Flag as Flag
+from telemetry.flags import mark, of_both_ends, of_status
+from telemetry.flags import names as names
 from telemetry.prorate import prorate
-from telemetry.readings import DEVICE_BITS, Int64s, Series, Status, UInt16s
+from telemetry.readings import Int64s, Series, UInt16s
 
-
-class Flag(IntFlag):
-    """What is to be known of an interval or a slot besides its energy."""
-
-    ESTIMATED = 0x0001  # divided within an interval longer than a quarter of an hour
-    PARTIAL = 0x0002  # the data do not reach over the whole slot
-    MISSING = 0x0004  # the data do not reach the slot at all
-    CONFLICT = 0x0008  # different values were sent for one instant
-    RESET = 0x0010  # the register restarted at an unknown instant in the interval
-    ZERO = 0x0020  # a zero that is no reset was held back
-    QUARANTINED = 0x0040  # an impossible or unconfirmed reading was held back
-    ROLLOVER = 0x0080  # the register ran over its last digit
-    REPLACED = 0x0100  # the meter was replaced
-    ARRIVAL_TIME = 0x0200  # a bounding reading has the time of its arrival
-    DEVICE = 0x0400  # the device itself estimated or doubts a bounding reading
-
-
-def names(flags: int) -> list[str]:
-    """The names of the flags that are set, in lower case."""
-    return [str(flag.name).lower() for flag in Flag if flags & flag]
+_ONE = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +124,14 @@ def settle(series: Series) -> Settled:
     # Within an instant the value accepted last comes last.
     current = np.lexsort((accepted, time[firsts]))[values.cumsum() - 1]
     chosen = order[firsts[current]]
-    flags = _mark(values > 1, Flag.CONFLICT)
+    flags = mark(values > 1, Flag.CONFLICT)
     return Settled(instants, series.value[chosen], series.epoch[chosen], status[current], flags)
 
 
 def curve(
     settled: Settled,
     *,
-    factor: Fraction = Fraction(1),
+    factor: Fraction = _ONE,
     modulus: int | None = None,
     max_power_w: int | None = None,
     replacements: Sequence[Replacement] = (),
@@ -162,10 +145,14 @@ def curve(
     """
     swaps = sorted(replacements, key=lambda swap: swap.time_ms)
     rules = _Rules(settled, factor, modulus, max_power_w, swaps)
+    suspects = rules.suspects()
+    own = settled.flags | of_status(settled.status)
+    if not len(suspects):
+        energy = _scale(settled.value - settled.value[:1], factor)
+        return Curve(settled.time, energy, of_both_ends(own, own), _NO_TIMES, _NO_FLAGS)
     gains = np.diff(settled.value, prepend=settled.value[:1])
     events = np.zeros(len(gains), np.uint16)
     booked = np.ones(len(gains), np.bool_)
-    suspects = rules.suspects()
     last = 0
     while (place := suspects.searchsorted(last, side="right")) < len(suspects):
         first = last = int(suspects[place])
@@ -177,11 +164,8 @@ def curve(
         if last < len(gains) and verdict:
             gains[last] = verdict[0]
             events[last] = verdict[1] | np.bitwise_or.reduce(events[first:last])
-    device = _mark(settled.status & DEVICE_BITS, Flag.DEVICE)
-    arrival = _mark(settled.status & Status.ARRIVAL_TIME, Flag.ARRIVAL_TIME)
-    own = (settled.flags | device | arrival)[booked]
-    flags = own | events[booked]
-    flags[1:] |= own[:-1]
+    own = own[booked]
+    flags = of_both_ends(own, own | events[booked])
     energy = _scale(gains.cumsum()[booked], factor)
     return Curve(settled.time[booked], energy, flags, settled.time[~booked], events[~booked])
 
@@ -193,24 +177,35 @@ def slots(curve: Curve, edges: Int64s) -> Slots:
     PARTIAL if the data cover only a part of it, MISSING (and without energy) if they cover none;
     it also has the flags of all intervals that overlap it and of readings held back in it.
     """
+    flags = _slot_flags(curve, edges)
+    if len(curve.held_time):
+        place = edges.searchsorted(curve.held_time, side="right") - 1
+        inside = (place >= 0) & (place < len(flags))
+        np.bitwise_or.at(flags, place[inside], curve.held_flags[inside])
+    booked = curve.at(edges)
+    return Slots(booked[1:] - booked[:-1], flags)
+
+
+def _slot_flags(curve: Curve, edges: Int64s) -> UInt16s:
+    """The flags of slots but those of readings held back."""
     starts, ends, last = edges[:-1], edges[1:], len(curve.time) - 1
     if last < 1:
-        flags = np.full(len(starts), Flag.MISSING, np.uint16)
-    else:
-        # The first and the last interval that overlap each slot, by the index of their ends.
-        begin = curve.time.searchsorted(starts, side="right").clip(1, last)
-        end = curve.time.searchsorted(ends).clip(1, last)
-        partial = (starts < curve.time[0]) | (ends > curve.time[-1])
-        cut = _cuts(curve.time, begin, starts) | _cuts(curve.time, end, ends)
-        flags = _mark(partial, Flag.PARTIAL) | _mark(cut, Flag.ESTIMATED)
-        if curve.flags[1:].any():
-            bounds = np.stack((begin, end + 1), axis=1).ravel()
-            flags |= np.bitwise_or.reduceat(np.append(curve.flags, np.uint16(0)), bounds)[::2]
+        return np.full(len(starts), Flag.MISSING, np.uint16)
+    # The interval behind each edge, by the index of its end: the first to overlap the slot there.
+    behind = curve.time.searchsorted(edges, side="right")
+    behind = np.minimum(np.maximum(behind, 1), last)
+    cut = _cuts(curve.time, behind, edges)
+    flags = np.zeros(len(starts), np.uint16)
+    if cut.any():
+        flags |= mark(cut[:-1] | cut[1:], Flag.ESTIMATED)
+    if curve.flags[1:].any():
+        final = curve.time.searchsorted(ends).clip(1, last)
+        bounds = np.stack((behind[:-1], final + 1), axis=1).ravel()
+        flags |= np.bitwise_or.reduceat(np.append(curve.flags, np.uint16(0)), bounds)[::2]
+    if edges[0] < curve.time[0] or edges[-1] > curve.time[-1]:
+        flags |= mark((starts < curve.time[0]) | (ends > curve.time[-1]), Flag.PARTIAL)
         flags[(ends <= curve.time[0]) | (starts >= curve.time[-1])] = Flag.MISSING
-    place = edges.searchsorted(curve.held_time, side="right") - 1
-    inside = (place >= 0) & (place < len(flags))
-    np.bitwise_or.at(flags, place[inside], curve.held_flags[inside])
-    return Slots(np.diff(curve.at(edges)), flags)
+    return flags
 
 
 @dataclass
@@ -225,14 +220,17 @@ class _Rules:
 
     def suspects(self) -> Int64s:
         """Indices of the readings that need judging: all others go on from the one before."""
-        time, steps = self.settled.time, np.diff(self.settled.value)
+        time, value = self.settled.time, self.settled.value
+        steps = value[1:] - value[:-1]
         odd = steps < 0
         if self.max_power_w is not None:
             # In floating point, on the safe side: judging is exact.
             ceiling = float(self.max_power_w / self.factor) / HOUR_MS * (1 - 1e-9)
             odd |= steps > np.diff(time) * ceiling
-        swaps = time.searchsorted(np.array([swap.time_ms for swap in self.replacements], np.int64))
-        odd[swaps[(swaps > 0) & (swaps < len(time))] - 1] = True
+        for swap in self.replacements:
+            behind = int(time.searchsorted(swap.time_ms))
+            if 0 < behind < len(time):
+                odd[behind - 1] = True
         return np.flatnonzero(odd) + 1
 
     def judge(self, last: int, index: int) -> tuple[int, Flag] | None:
@@ -287,13 +285,12 @@ class _Rules:
         return rising and value[0] > 0 and (below is None or value[2] < below)
 
 
-def _mark(where: npt.NDArray[Any], flag: Flag) -> UInt16s:
-    return np.where(where, np.uint16(flag), np.uint16(0))
+_NO_TIMES, _NO_FLAGS = np.empty(0, np.int64), np.empty(0, np.uint16)
 
 
 def _scale(raw: Int64s, factor: Fraction) -> Int64s:
     """Raw sums in whole Wh, rounded half up."""
-    if factor == 1:
+    if factor is _ONE or factor == _ONE:
         return raw
     double, half = 2 * factor.numerator, factor.denominator
     safe = not len(raw) or int(raw[-1]) * double + half < 2**63

@@ -452,3 +452,58 @@ def test_more_readings_than_a_decoder_takes_are_not_encoded() -> None:
     zeros: list[Any] = [np.zeros(MOST_READINGS + 1, kind) for kind in TYPES]
     with pytest.raises(AssertionError):
         blocks.encode(Stored(*zeros))
+
+
+def of_values(values: list[int]) -> bytes:
+    """A block of one series with these, a reading a second."""
+    some = np.array(values, np.int64)
+    return blocks.encode(
+        Stored(
+            meter=np.full(len(some), 1, np.uint32),
+            register=np.full(len(some), 1, np.uint16),
+            status=np.zeros(len(some), np.uint16),
+            epoch=np.ones(len(some), np.uint32),
+            time=1_000 * np.arange(len(some)),
+            value=some,
+            late=np.zeros(len(some), np.int64),
+        )
+    )
+
+
+def test_what_was_unpacked_is_remembered_within_bounds_the_last_asked_for_longest() -> None:
+    rng = np.random.default_rng(1)
+    bodies = [of_values(rng.integers(0, 1 << 40, 2_000).tolist()) for _ in range(12)]
+    remembered = block_series.Unpacked(6 * 60_000)
+    first = remembered.of(bodies[0], 1)
+    for body in bodies:
+        found = remembered.of(body, 1)
+        assert found is not None
+        assert found.value.tolist() == blocks.decode(body).value.tolist()
+        assert remembered.of(bodies[0], 1) is first
+        assert remembered.of(bodies[0], 2) is None
+        assert remembered.octets <= 6 * 60_000
+    assert remembered.of(bodies[11], 1) is found
+    assert remembered.octets > 3 * 60_000
+    too_large = of_values(rng.integers(0, 1 << 40, 40_000).tolist())
+    assert remembered.of(too_large, 1) is not None
+    assert remembered.octets == 0
+
+
+def test_other_octets_with_the_same_head_and_length_are_another_block() -> None:
+    one = of_values([5, 7, 9])
+    remembered = block_series.Unpacked(1 << 20)
+    remembered.of(one, 1)
+    other = one[:-1] + bytes([one[-1] ^ 1])
+    with pytest.raises(DamagedError, match="checksum"):
+        remembered.of(other, 1)
+    again = remembered.of(bytes(bytearray(one)), 1)
+    assert again is not None
+    assert again.value.tolist() == [5, 7, 9]
+
+
+def test_nobody_changes_what_is_remembered() -> None:
+    found = block_series.series(of_values([5, 7, 9]), 1, 1)
+    assert found is not None
+    for name in ("status", "epoch", "time", "value", "late"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(found, name)[0] = 1

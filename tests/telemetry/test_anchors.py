@@ -80,6 +80,10 @@ def test_a_part_between_anchors_books_what_the_whole_books(
     found = anchors.anchored(settled.time, settled.value, power, swaps)
     edges = np.unique(np.linspace(start, end, 7).astype(np.int64))
     expected = intervals.slots(book(settled), edges)
+    # Each side alone is the same side of both, and needs no more than its own readings.
+    both = [anchors.cut(found, settled.time, *one) for one in ((start, None), (None, end))]
+    assert anchors.before(settled, start, power, swaps) == (both[0] and both[0].start)
+    assert anchors.after(settled, end, power, swaps) == (both[1] and both[1].stop)
     for low, high in ((start, end), (start, None), (None, end)):
         rows = anchors.cut(found, settled.time, low, high)
         if rows is None:
@@ -112,6 +116,11 @@ def test_no_value_is_too_low_to_be_cut_right(
         last = len(settled) - 1
         low, high = sorted(data.draw(st.tuples(st.integers(0, last), st.integers(0, last))))
         start, end = int(settled.time[low]), int(settled.time[high])
+        first, final = (
+            anchors.cut(found, settled.time, *one) for one in ((start, None), (None, end))
+        )
+        assert anchors.before(settled, start, power, []) == (first and first.start)
+        assert anchors.after(settled, end, power, []) == (final and final.stop)
         for rows in (
             anchors.cut(found, settled.time, start, end),
             anchors.cut(found, settled.time, start, None),
