@@ -79,9 +79,15 @@ def _get_latest(request: m.GetLatest, source: Answers) -> m.Latest:
     return m.Latest(id=meter.id, time_zone=zone, registers=registers)
 
 
+_MARKS = {
+    "arrival_time": int(Status.ARRIVAL_TIME),
+    "device": DEVICE_BITS,
+    "thinned": int(Status.THINNED),
+}
+
+
 def _status_names(status: int) -> list[str]:
-    marks = {"arrival_time": Status.ARRIVAL_TIME, "device": DEVICE_BITS, "thinned": Status.THINNED}
-    return [name for name, bits in marks.items() if status & bits]
+    return [name for name, bits in _MARKS.items() if status & bits] if status else []
 
 
 def _get_readings(request: m.GetReadings, source: Answers) -> m.Values:

@@ -14,7 +14,7 @@ from storage.engine import StorageError
 from storage.journal import DamagedError
 from storage.prepared import Prepared
 from storage.watermark import Watermark
-from telemetry.readings import Int64s
+from telemetry.readings import Int64s, Series
 
 _NEVER, _ALWAYS = -(2**63), 2**63 - 1
 _BLOCKS = schema.blocks.c
@@ -62,23 +62,41 @@ def series(
             part = block_series.series(body, meter, code)
         except DamagedError as error:
             raise damaged(number, error) from None
-        if part is not None:
-            found.append(between(part, start_ms, end_ms))
-    found.sort(key=lambda part: int(part.time[0]) if len(part) else 0)
+        if part is not None and len(part := between(part, start_ms, end_ms)):
+            found.append(part)
+    if len(found) < 2:
+        return found[0] if found else NOTHING  # in a block they are by time, then acceptance
+    found.sort(key=lambda part: int(part.time[0]))
     both = Stored.concatenate(found)
     if not (both.time[1:] > both.time[:-1]).all():
         both = both.take(np.lexsort((both.late, both.time)))
     return both
 
 
-def inside(time: Int64s, start_ms: int | None, end_ms: int | None) -> npt.NDArray[np.bool_]:
+Rows = slice | npt.NDArray[np.intp]
+
+
+def inside(time: Int64s, start_ms: int | None, end_ms: int | None) -> Rows:
     """Which instants, in any order, are in [start, end]."""
-    found = np.ones(len(time), np.bool_)
-    if start_ms is not None:
-        found &= time >= start_ms
-    if end_ms is not None:
-        found &= time <= end_ms
-    return found
+    low, high = _NEVER if start_ms is None else start_ms, _ALWAYS if end_ms is None else end_ms
+    rows = np.flatnonzero((time >= low) & (time <= high))
+    if not len(rows):
+        return slice(0)
+    together = int(rows[-1] - rows[0]) == len(rows) - 1
+    return slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
+
+
+def together(parts: list[tuple[Stored, Rows]]) -> Series:
+    """Rows of parts, one after the other."""
+    if len(parts) == 1:
+        (own, rows), *_ = parts
+        return Series(own.time[rows], own.value[rows], own.epoch[rows], own.status[rows])
+    return Series(
+        np.concatenate([own.time[rows] for own, rows in parts]),
+        np.concatenate([own.value[rows] for own, rows in parts]),
+        np.concatenate([own.epoch[rows] for own, rows in parts]),
+        np.concatenate([own.status[rows] for own, rows in parts]),
+    )
 
 
 def between(part: Stored, start_ms: int | None, end_ms: int | None) -> Stored:

@@ -51,8 +51,8 @@ def certain_before(reader: Reader, meter: Meter, zone: ZoneInfo) -> int | None:
     if row is None:
         return None
     tip, settled, daily_zone = row
-    unsealed = reader.unsealed_times(meter, REGISTER)
-    if not settled or daily_zone != zone.key or (len(unsealed) and int(unsealed.min()) <= tip):
+    unsealed = reader.unsealed_span(meter, REGISTER)
+    if not settled or daily_zone != zone.key or (unsealed and unsealed[0] <= tip):
         return None
     return int(calendar.days(zone, tip, tip)[0][0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from storage.meters import Meter
 from storage.prepared import Prepared
 from storage.tail import Tail
 from telemetry.intervals import Replacement
-from telemetry.readings import Int64s, Series
+from telemetry.readings import Series
 from telemetry.registers import Register
 
 log = logging.getLogger("storage")
@@ -203,17 +203,11 @@ class Reader:
 
         Mostly by time; those of one instant always in the order of their acceptance.
         """
-        sealed = self._sealed(meter, register, start_ms, end_ms)
-        tail = self._tail.series(meter.number, register.code)
-        inside = history.inside(tail.time, start_ms, end_ms)
-        if not inside.any():
-            return Series(sealed.time, sealed.value, sealed.epoch, sealed.status)
-        return Series(
-            np.concatenate((sealed.time, tail.time[inside])),
-            np.concatenate((sealed.value, tail.value[inside])),
-            np.concatenate((sealed.epoch, tail.epoch[inside])),
-            np.concatenate((sealed.status, tail.status[inside])),
-        )
+        parts = [self._sealed(meter, register, start_ms, end_ms)]
+        parts += self._tail.parts(meter.number, register.code)
+        rows: list[history.Rows] = [slice(None)]
+        rows += (history.inside(part.time, start_ms, end_ms) for part in parts[1:])
+        return history.together(list(zip(parts, rows, strict=True)))
 
     def _sealed(
         self, meter: Meter, register: Register, start_ms: int | None, end_ms: int | None
@@ -231,9 +225,9 @@ class Reader:
         """A register's readings that are only in the journal, by meter and acceptance."""
         return self._tail.of_register(register.code)
 
-    def unsealed_times(self, meter: Meter, register: Register) -> Int64s:
-        """When the register's readings were that are only in the journal, by acceptance."""
-        return self._tail.series(meter.number, register.code).time
+    def unsealed_span(self, meter: Meter, register: Register) -> tuple[int, int] | None:
+        """The first and the last instant of the register that are only in the journal."""
+        return self._tail.span(meter.number, register.code)
 
     def remembered(self, name: Hashable, make: Callable[[], Remembered]) -> Remembered:
         """What is made once, until something is committed, or there is too much of it."""
@@ -246,14 +240,15 @@ class Reader:
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
-        sealed = self._newest_sealed(meter, register)
-        return _utmost(np.maximum, sealed, self.unsealed_times(meter, register))
+
+        def look() -> int | None:
+            sealed, span = self._newest_sealed(meter, register), self.unsealed_span(meter, register)
+            return _utmost(max, sealed, span)
+
+        return self.remembered(("newest", meter.number, register.code), look)
 
     def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
-        row = self.remembered(
-            ("newest", meter.number, register.code),
-            lambda: _NEWEST.row(self.connection, meter=meter.number, register=register.code),
-        )
+        row = _NEWEST.row(self.connection, meter=meter.number, register=register.code)
         return None if row is None else int(row[0])
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
@@ -261,18 +256,17 @@ class Reader:
         key = meter.number, register.code
         if key not in self._oldest:
             self._oldest[key] = history.oldest(self.connection, self._watermark, *key)
-        return _utmost(np.minimum, self._oldest[key], self.unsealed_times(meter, register))
+        return _utmost(min, self._oldest[key], self.unsealed_span(meter, register))
 
     def begins(self, meter: Meter, register: Register) -> int | None:
         """An instant before which the register has no reading; None where it has none at all.
 
         Told at once, where ``oldest`` has to look into blocks.
         """
-        sealed = self.remembered(
-            ("begins", meter.number),
-            lambda: history.begins(self.connection, self._watermark, meter.number),
-        )
-        return _utmost(np.minimum, sealed, self.unsealed_times(meter, register))
+        if (meter.number, register.code) in self._oldest:
+            return self.oldest(meter, register)
+        sealed = history.begins(self.connection, self._watermark, meter.number)
+        return _utmost(min, sealed, self.unsealed_span(meter, register))
 
     def came_late(self, meter: Meter, register: Register, instant: int) -> bool:
         """Whether newer readings had been accepted before the first one of an instant was."""
@@ -312,9 +306,9 @@ class Reader:
         return alert_rows.page(self.connection, meter, before, most)
 
 
-def _utmost(most: np.ufunc, sealed: int | None, others: Int64s) -> int | None:
-    """The least or the greatest of instants, of which one may be none."""
-    if not len(others):
-        return sealed
-    found = int(most.reduce(others))
-    return found if sealed is None else int(most(found, sealed))
+def _utmost(
+    most: Callable[[Iterable[int]], int], sealed: int | None, span: tuple[int, int] | None
+) -> int | None:
+    """The least or the greatest of instants, of which there may be none."""
+    found = [] if sealed is None else [sealed]
+    return most([*found, *(span or ())]) if found or span else None

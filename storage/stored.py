@@ -59,10 +59,17 @@ class Stored:
     @classmethod
     def concatenate(cls, parts: list[Stored]) -> Stored:
         """The readings of all parts, in their order."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = ([getattr(part, name) for part in parts] for name in Stored.__slots__)
-        return cls(*(np.concatenate(column) for column in columns)) if parts else NOTHING
+        if len(parts) < 2:
+            return parts[0] if parts else NOTHING
+        return cls(
+            np.concatenate([part.meter for part in parts]),
+            np.concatenate([part.register for part in parts]),
+            np.concatenate([part.status for part in parts]),
+            np.concatenate([part.epoch for part in parts]),
+            np.concatenate([part.time for part in parts]),
+            np.concatenate([part.value for part in parts]),
+            np.concatenate([part.late for part in parts]),
+        )
 
 
 NOTHING = Stored(

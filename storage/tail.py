@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.blocks import NOTHING, Stored
+from storage.blocks import Stored
 from storage.journal import Batch, series_key
 from storage.watermark import Watermark
 from telemetry.readings import UInt64s
@@ -36,7 +37,7 @@ class Tail:
         self._runs: list[_Run] = []
         self._watermark = Watermark()
         # What was found last, which questions ask for again and again; None after any change.
-        self._found: tuple[int, int, Stored] | None = None
+        self._found: _Found | None = None
 
     def __len__(self) -> int:
         if self._watermark.passing <= self._watermark.sealed:
@@ -76,12 +77,22 @@ class Tail:
 
     def series(self, meter: int, register: int) -> Stored:
         """The readings of one register of one meter, in the order of their acceptance."""
+        return Stored.concatenate(self.parts(meter, register))
+
+    def parts(self, meter: int, register: int) -> list[Stored]:
+        """The same in parts, each after the one before."""
         first = series_key(meter, register)
-        return self._find(meter, first, first + 1)
+        return self._find(meter, first, first + 1).parts
+
+    def span(self, meter: int, register: int) -> tuple[int, int] | None:
+        """The first and the last instant of these readings, None where there are none."""
+        first = series_key(meter, register)
+        return self._find(meter, first, first + 1).span
 
     def meter(self, meter: int) -> Stored:
         """All readings of a meter, those of each register by acceptance."""
-        return self._find(meter, series_key(meter), series_key(meter + 1))
+        found = self._find(meter, series_key(meter), series_key(meter + 1))
+        return Stored.concatenate(found.parts)
 
     def of_register(self, register: int) -> Stored:
         """One register's readings of all meters, by meter, then acceptance."""
@@ -93,12 +104,12 @@ class Tail:
         both = Stored.concatenate(parts)
         return both.take(np.argsort(both.meter, kind="stable"))
 
-    def _find(self, meter: int, first: int, last: int) -> Stored:
-        if self._found is None or self._found[:2] != (first, last):
-            self._found = first, last, self._look_up(meter, first, last)
-        return self._found[2]
+    def _find(self, meter: int, first: int, last: int) -> _Found:
+        if self._found is None or self._found.keys != (first, last):
+            self._found = _Found((first, last), self._look_up(meter, first, last))
+        return self._found
 
-    def _look_up(self, meter: int, first: int, last: int) -> Stored:
+    def _look_up(self, meter: int, first: int, last: int) -> list[Stored]:
         bounds = np.array([first, last], np.uint64)
         after = self._watermark.up_to(meter)
         parts = []
@@ -108,8 +119,23 @@ class Tail:
                 found = run.stored.take(slice(start, end))
                 if after > self._watermark.sealed:
                     found = found.take(found.late > after)
-                parts.append(found)
-        return Stored.concatenate(parts) if parts else NOTHING
+                if len(found):
+                    parts.append(found)
+        return parts
+
+
+class _Found:
+    """The readings from one key to before another, by the runs that they were found in."""
+
+    def __init__(self, keys: tuple[int, int], parts: list[Stored]) -> None:
+        self.keys, self.parts = keys, parts
+
+    @cached_property
+    def span(self) -> tuple[int, int] | None:
+        if not self.parts:
+            return None
+        first = min(int(np.minimum.reduce(part.time)) for part in self.parts)
+        return first, max(int(np.maximum.reduce(part.time)) for part in self.parts)
 
 
 def _merge(runs: list[_Run]) -> _Run:

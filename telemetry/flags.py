@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntFlag
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,12 @@ _ARRIVAL = int(Status.ARRIVAL_TIME)
 
 def names(flags: int) -> list[str]:
     """The names of the flags that are set, in lower case."""
-    return [str(flag.name).lower() for flag in Flag if flags & flag]
+    return list(_names(flags))
+
+
+@lru_cache(maxsize=1024)
+def _names(flags: int) -> tuple[str, ...]:
+    return tuple(str(flag.name).lower() for flag in Flag if flags & flag)
 
 
 def mark(where: npt.NDArray[Any], flag: Flag) -> UInt16s:

@@ -37,6 +37,8 @@ from telemetry.flags import names as names
 from telemetry.prorate import prorate
 from telemetry.readings import Int64s, Series, UInt16s
 
+_ONE = Fraction(1)
+
 
 @dataclass(frozen=True, slots=True)
 class Settled(Series):
@@ -129,7 +131,7 @@ def settle(series: Series) -> Settled:
 def curve(
     settled: Settled,
     *,
-    factor: Fraction = Fraction(1),
+    factor: Fraction = _ONE,
     modulus: int | None = None,
     max_power_w: int | None = None,
     replacements: Sequence[Replacement] = (),
@@ -190,9 +192,12 @@ def _slot_flags(curve: Curve, edges: Int64s) -> UInt16s:
     if last < 1:
         return np.full(len(starts), Flag.MISSING, np.uint16)
     # The interval behind each edge, by the index of its end: the first to overlap the slot there.
-    behind = curve.time.searchsorted(edges, side="right").clip(1, last)
+    behind = curve.time.searchsorted(edges, side="right")
+    behind = np.minimum(np.maximum(behind, 1), last)
     cut = _cuts(curve.time, behind, edges)
-    flags = mark(cut[:-1] | cut[1:], Flag.ESTIMATED)
+    flags = np.zeros(len(starts), np.uint16)
+    if cut.any():
+        flags |= mark(cut[:-1] | cut[1:], Flag.ESTIMATED)
     if curve.flags[1:].any():
         final = curve.time.searchsorted(ends).clip(1, last)
         bounds = np.stack((behind[:-1], final + 1), axis=1).ravel()
@@ -285,7 +290,7 @@ _NO_TIMES, _NO_FLAGS = np.empty(0, np.int64), np.empty(0, np.uint16)
 
 def _scale(raw: Int64s, factor: Fraction) -> Int64s:
     """Raw sums in whole Wh, rounded half up."""
-    if factor == 1:
+    if factor is _ONE or factor == _ONE:
         return raw
     double, half = 2 * factor.numerator, factor.denominator
     safe = not len(raw) or int(raw[-1]) * double + half < 2**63
