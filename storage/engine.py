@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import date
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
@@ -22,6 +24,7 @@ from storage.info import keep_number, kept_number
 from storage.migrate import Report, found, migrate, refuse_newer
 from storage.sqlite import database_path, identity
 from storage.trouble import plain
+from telemetry.readings import Int64s
 
 __all__ = [
     "REFUSALS",
@@ -34,6 +37,7 @@ __all__ = [
     "end_snapshot",
     "give_back",
     "identity",
+    "integers",
     "keep_number",
     "kept_number",
     "look",
@@ -193,6 +197,16 @@ def many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]])
         if connection.dialect.name == "postgresql":
             statement = statement.replace("?", "%s")
         connection.exec_driver_sql(statement, rows)
+
+
+def integers(connection: sa.Connection, query: sa.Select[Any], **values: int) -> Int64s:
+    """The rows of a query for whole numbers and booleans only, of shape (rows, columns).
+
+    Bulk: as the driver gives them, which takes a fraction of the time.
+    """
+    width = len(query.selected_columns)
+    rows = connection.execute(query, values).cursor.fetchall()
+    return np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * width).reshape(-1, width)
 
 
 def give_back(connection: sa.Connection) -> bool:
