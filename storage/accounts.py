@@ -10,7 +10,6 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 from storage import deliveries, schema
 from storage.columns import DamagedError
 from storage.deliveries import COUNTS, Delivery
+from storage.prepared import integers
 from telemetry import windows
 from telemetry.datagrams import Mark
 from telemetry.readings import Bytes, Int64s
@@ -210,15 +210,14 @@ def window_of(table: Int64s) -> Windows:
 
 def _tables(connection: sa.Connection) -> Iterator[Int64s]:
     """The rows by meter, as the driver gives them: a million must not take long."""
-    width, after = len(_LEDGER.c), -1
+    after = -1
     page = sa.select(_LEDGER).where(_LEDGER.c.meter > sa.bindparam("after"))
     page = page.order_by(_LEDGER.c.meter).limit(_ROWS_A_READ)
     while True:
-        rows = connection.execute(page, {"after": after}).cursor.fetchall()
-        if rows:
-            found = np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * width)
-            yield found.reshape(-1, width)
-            after = rows[-1][0]
+        rows = integers(connection, page, after=after)
+        if len(rows):
+            yield rows
+            after = int(rows[-1, 0])
         if len(rows) < _ROWS_A_READ:
             return
 

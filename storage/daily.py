@@ -7,7 +7,6 @@ meter's days are computed again from all of its readings around.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -19,6 +18,7 @@ from storage import meters, retention_marks, schema
 from storage.blocks import Stored, changes, near
 from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
+from storage.latest import Newest
 from storage.meters import Meter
 from storage.prepared import many
 from telemetry import anchors, calendar, days, intervals
@@ -26,19 +26,15 @@ from telemetry.calendar import HOUR_MS
 from telemetry.days import Days
 from telemetry.flags import of_status
 from telemetry.intervals import Flag, Settled
-from telemetry.readings import Int64s, UInt16s, UInt32s
-from telemetry.registers import ENERGY_IMPORT
+from telemetry.readings import Int64s, UInt32s
 
-_DAILY, _LATEST = schema.daily.c, schema.latest.c
+_DAILY = schema.daily.c
 _NO_DAY = 2**31 - 1
 _SETTINGS = sa.select(
     schema.meters.c.number, schema.meters.c.time_zone, schema.meters.c.max_power_w
-).where(schema.meters.c.number.between(sa.bindparam("low"), sa.bindparam("high")))
-_TIPS = sa.select(
-    _LATEST.meter, _LATEST.time_ms, _LATEST.value, _LATEST.status, _LATEST.settled
 ).where(
-    _LATEST.register == ENERGY_IMPORT,
-    _LATEST.meter.between(sa.bindparam("low"), sa.bindparam("high")),
+    schema.meters.c.number.between(sa.bindparam("low"), sa.bindparam("high")),
+    schema.meters.c.time_zone.is_not(None) | schema.meters.c.max_power_w.is_not(None),
 )
 _SWAPS = sa.select(schema.replacements.c.meter, schema.replacements.c.time_ms).where(
     schema.replacements.c.meter.between(sa.bindparam("low"), sa.bindparam("high"))
@@ -48,6 +44,11 @@ _ADD = (
     f"{_INSERT} ON CONFLICT (day, meter) DO UPDATE SET wh = daily.wh + excluded.wh,"
     " covered_ms = daily.covered_ms + excluded.covered_ms, flags = daily.flags | excluded.flags"
 )
+_NO_ZONE = sa.select(schema.meters.c.number, schema.meters.c.time_zone).where(
+    schema.meters.c.number.between(sa.bindparam("low"), sa.bindparam("high")),
+    schema.meters.c.daily_zone.is_(None),
+)
+_ZONE = "UPDATE meters SET daily_zone = ? WHERE number = ?"
 _ZONES = (
     schema.meters.update()
     .where(schema.meters.c.number == sa.bindparam("meter"))
@@ -61,7 +62,6 @@ class Grown:
 
     added: Days
     again: list[int]  # numbers of the meters whose days are to be computed again
-    settled: npt.NDArray[np.bool_]  # of each meter with readings: whether its newest counts surely
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,41 +74,16 @@ class Around:
     settled: bool  # whether the newest reading surely counts
 
 
-@dataclass(frozen=True, slots=True)
-class _Tips:
-    """The newest sealed energy readings of some meters, by number; shape (n,) each."""
+def grow(connection: sa.Connection, energy: Stored, newest: Newest, defaults: Defaults) -> Grown:
+    """What energy readings, arranged and not in any sealed row yet, add to the days.
 
-    meter: UInt32s
-    time: Int64s
-    value: Int64s
-    status: UInt16s
-    settled: npt.NDArray[np.bool_]
-
-    @classmethod
-    def between(cls, connection: sa.Connection, low: int, high: int) -> _Tips:
-        rows = [tuple(row) for row in connection.execute(_TIPS, {"low": low, "high": high})]
-        columns = np.array(sorted(rows), np.int64).reshape(-1, 5)
-        meter, time, value, status, settled = columns.T.copy()
-        settled_there = settled.astype(np.bool_)
-        return cls(meter.astype(np.uint32), time, value, status.astype(np.uint16), settled_there)
-
-    def of(self, own: UInt32s) -> _Tips:
-        """Those of the given meters."""
-        at = own.searchsorted(self.meter).clip(0, len(own) - 1)
-        there = own[at] == self.meter
-        return _Tips(*(getattr(self, name)[there] for name in _Tips.__slots__))
-
-
-def grow(connection: sa.Connection, energy: Stored, defaults: Defaults) -> Grown:
-    """What energy readings, arranged and not in any sealed row yet, add to the days."""
-    if not len(energy):
-        return Grown(Days.concatenate([]), [], np.empty(0, np.bool_))
+    There is at least one; ``newest`` has the newest sealed ones of their meters.
+    """
     bounds = {"low": int(energy.meter[0]), "high": int(energy.meter[-1])}
-    tips = _Tips.between(connection, **bounds)
     settings = connection.execute(_SETTINGS, bounds).all()
     swaps = connection.execute(_SWAPS, bounds).all()
     own = energy.meter[changes(energy.meter)[:-1]]
-    tips = tips.of(own)
+    tips = newest.energy(own)
     meter = np.concatenate([tips.meter, energy.meter])
     order = np.argsort(near(meter), kind="stable")
     meter, time, value, status = (
@@ -133,7 +108,7 @@ def grow(connection: sa.Connection, energy: Stored, defaults: Defaults) -> Grown
 
     flags = of_status(status)
     flags[1:] |= flags[:-1].copy()
-    zones = {number: zone for number, zone, _ in settings}
+    zones = {number: zone for number, zone, _ in settings if zone}
     added = []
     for name, members in _by_zone(own, zones, defaults).items():
         rows = (~again & members)[place]
@@ -144,7 +119,7 @@ def grow(connection: sa.Connection, energy: Stored, defaults: Defaults) -> Grown
         else:
             found = days.divide(number[rows], time[rows], value[rows], flags[rows], zone)
             added.append(found)
-    return Grown(Days.concatenate(added), own[again].tolist(), ~again)
+    return Grown(Days.concatenate(added), own[again].tolist())
 
 
 def _odd(
@@ -163,22 +138,23 @@ def _odd(
 
 
 def _by_zone(
-    own: UInt32s, zones: dict[int, str | None], defaults: Defaults
+    own: UInt32s, zones: dict[int, str], defaults: Defaults
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which of the meters are in each zone."""
-    names = [zones.get(number) or defaults.time_zone for number in own.tolist()]
-    different = set(names)
-    if len(different) == 1:
-        return {names[0]: np.ones(len(own), np.bool_)}
-    return {name: np.array([other == name for other in names]) for name in sorted(different)}
+    """Which of the meters are in each zone; ``zones`` has those with one of their own."""
+    members: dict[str, list[int]] = {}
+    for number, name in zones.items():
+        members.setdefault(name, []).append(number)
+    found = {name: np.isin(own, numbers) for name, numbers in sorted(members.items())}
+    rest = ~np.isin(own, list(zones))
+    rest |= found.get(defaults.time_zone, False)
+    return found | {defaults.time_zone: rest}
 
 
 def add(connection: sa.Connection, added: Days, defaults: Defaults) -> None:
     """Add to the rows of the days."""
     if len(added):
         many(connection, _ADD, _rows(added))
-        low, high = int(added.meter.min()), int(added.meter.max())
-        _note_zones(connection, low, high, set(added.meter.tolist()), defaults)
+        _note_zones(connection, added.meter, defaults)
 
 
 def _rows(found: Days) -> list[tuple[int, ...]]:
@@ -186,24 +162,14 @@ def _rows(found: Days) -> list[tuple[int, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def _note_zones(
-    connection: sa.Connection, low: int, high: int, own: Iterable[int], defaults: Defaults
-) -> None:
-    """Keep of meters that have none yet in which zone their days are."""
-    table = schema.meters.c
-    new = connection.execute(
-        sa.select(table.number, table.time_zone).where(
-            table.number.between(low, high), table.daily_zone.is_(None)
-        )
-    )
-    chosen = set(own)
-    rows = [
-        {"meter": number, "zone": zone or defaults.time_zone}
-        for number, zone in new
-        if number in chosen
-    ]
-    if rows:
-        connection.execute(_ZONES, rows)
+def _note_zones(connection: sa.Connection, own: Int64s, defaults: Defaults) -> None:
+    """Keep of those meters that have none yet in which zone their days are."""
+    bounds = {"low": int(own.min()), "high": int(own.max())}
+    new = connection.execute(_NO_ZONE, bounds).cursor.fetchall()
+    if new:
+        chosen = set(own.tolist())
+        rows = [(zone or defaults.time_zone, number) for number, zone in new if number in chosen]
+        many(connection, _ZONE, rows)
 
 
 def again(

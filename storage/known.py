@@ -104,8 +104,8 @@ class Known:
 
 
 def _distinct(high: UInt64s, low: UInt64s) -> tuple[UInt64s, UInt64s]:
-    """Each pair once."""
-    order = np.lexsort((low, high))
+    """Each pair once, in the order of their octets: so the tables' indices are filled in theirs."""
+    order = np.lexsort((low.byteswap(), high.byteswap()))
     high, low = high[order], low[order]
     new = np.ones(len(high), np.bool_)
     new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])

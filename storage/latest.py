@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import schema
 from storage.blocks import Stored
-from storage.prepared import many
-from telemetry.readings import Int64s, UInt64s
+from storage.prepared import integers, many
+from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
 from telemetry.registers import ENERGY_IMPORT
 
 _LATEST = schema.latest.c
-_BETWEEN = sa.select(_LATEST.register, _LATEST.meter, _LATEST.time_ms).where(
+_COLUMNS = ("register", "meter", "time_ms", "value", "status", "settled")
+_BETWEEN = sa.select(*(_LATEST[name] for name in _COLUMNS)).where(
     _LATEST.meter.between(sa.bindparam("low"), sa.bindparam("high"))
 )
+_OF_ENERGY = _BETWEEN.where(_LATEST.register == ENERGY_IMPORT)
 _TIP = sa.select(_LATEST.time_ms, _LATEST.settled).where(
     _LATEST.meter == sa.bindparam("meter"), _LATEST.register == ENERGY_IMPORT
 )
@@ -46,20 +50,47 @@ def energy_tip(connection: sa.Connection, meter: int) -> Tip | None:
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """The newest sealed instants of some series, by series key (see ``Stored.series``)."""
+    """The newest sealed readings of some series, by series key (see ``Stored.series``)."""
 
     series: UInt64s
+    meter: UInt32s
     time: Int64s
+    value: Int64s
+    status: UInt16s
+    settled: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, connection: sa.Connection, part: Stored) -> Newest:
         """Those of the meters that the part, not empty, reaches over."""
-        bounds = {"low": int(part.meter.min()), "high": int(part.meter.max())}
-        rows = [tuple(row) for row in connection.execute(_BETWEEN, bounds)]
-        columns = np.array(rows, np.int64).reshape(-1, 3)
-        key = (columns[:, 0].astype(np.uint64) << np.uint64(32)) | columns[:, 1].astype(np.uint64)
-        order = key.argsort()
-        return cls(key[order], columns[order, 2])
+        return cls._found(connection, _BETWEEN, int(part.meter.min()), int(part.meter.max()))
+
+    @classmethod
+    def of_energy(cls, connection: sa.Connection, energy: Stored) -> Newest:
+        """Those of the energy register; the part, not empty, is by meter."""
+        return cls._found(connection, _OF_ENERGY, int(energy.meter[0]), int(energy.meter[-1]))
+
+    @classmethod
+    def _found(
+        cls, connection: sa.Connection, query: sa.Select[Any], low: int, high: int
+    ) -> Newest:
+        columns = integers(connection, query, low=low, high=high).T
+        order = np.lexsort((columns[1], columns[0]))
+        register, meter, time, value, status, settled = columns[:, order]
+        return cls(
+            (register.astype(np.uint64) << np.uint64(32)) | meter.astype(np.uint64),
+            meter.astype(np.uint32),
+            time,
+            value,
+            status.astype(np.uint16),
+            settled.astype(np.bool_),
+        )
+
+    def energy(self, meters: UInt32s) -> Newest:
+        """Those of the energy register of meters that ascend, not none, as far as there are any."""
+        series = (np.uint64(ENERGY_IMPORT) << np.uint64(32)) | meters.astype(np.uint64)
+        at = series.searchsorted(self.series).clip(0, len(series) - 1)
+        there = series[at] == self.series
+        return Newest(*(getattr(self, name)[there] for name in Newest.__slots__))
 
     def before(self, series: UInt64s) -> Int64s:
         """The newest instant of each series, shape (n,); far in the past where there is none."""
@@ -86,18 +117,21 @@ def mark_late(part: Stored, newest: Newest) -> Stored:
 
 
 def keep(
-    connection: sa.Connection, arranged: list[Stored], newest: Newest, settled: dict[int, bool]
+    connection: sa.Connection, arranged: list[Stored], newest: Newest, unsettled: list[int]
 ) -> None:
-    """Keep the newest reading of each series, and of each meter whether its energy is settled."""
-    rows: list[tuple[int, int, int, int, int, bool]] = []
-    for part in arranged:
-        series = part.series
-        last = np.flatnonzero(np.append(series[1:] != series[:-1], True))
-        last = last[part.time[last] >= newest.before(series[last])]
-        columns = (part.meter, part.register, part.time, part.value, part.status)
-        for row in zip(*(column[last].tolist() for column in columns), strict=True):
-            rows.append((*row, row[1] == ENERGY_IMPORT and settled[row[0]]))
-    many(connection, _KEEP, rows)
+    """Keep the newest reading of each series; of ``unsettled`` meters the energy is not settled."""
+    last = Stored.concatenate([_last(part, newest) for part in arranged])
+    last = last.take(np.lexsort((last.register, last.meter)))  # as the table's rows lie
+    settled = (last.register == ENERGY_IMPORT) & ~np.isin(last.meter, unsettled)
+    columns = (last.meter, last.register, last.time, last.value, last.status, settled)
+    many(connection, _KEEP, list(zip(*(column.tolist() for column in columns), strict=True)))
+
+
+def _last(part: Stored, newest: Newest) -> Stored:
+    """The newest readings of a part's series, where none is newer already."""
+    series = part.series
+    last = np.flatnonzero(np.append(series[1:] != series[:-1], True))
+    return part.take(last[part.time[last] >= newest.before(series[last])])
 
 
 def keep_settled(connection: sa.Connection, meter: int, settled: bool) -> None:

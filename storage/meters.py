@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 
 from storage import schema
 from storage.changes import ChangeMeter, ChangeRefusedError, ReplaceMeter
-from storage.prepared import Prepared
+from storage.prepared import Prepared, many
 from telemetry import meter_id
 from telemetry.intervals import Replacement
 
@@ -47,6 +48,7 @@ _PAGE = (
     .order_by(_METERS.c.id)
     .limit(sa.bindparam("most"))
 )
+_ADD = "INSERT INTO meters (number, octets, id, created_ms) VALUES (?, ?, ?, ?)"
 _MOST_NUMBERS = 500  # in one statement
 _BEYOND = "\U0010ffff"  # sorts after every id
 
@@ -112,16 +114,14 @@ def numbered(connection: sa.Connection) -> Iterable[tuple[int, bytes, int | None
 
 def add_all(connection: sa.Connection, first: int, octets: list[bytes], now: int) -> None:
     """Add meters numbered from ``first`` on, under the ids that their octets say."""
-    _insert(connection, first, {own: meter_id.to_name(own) for own in octets}, now)
+    _insert(connection, first, octets, meter_id.to_names(octets), now)
 
 
-def _insert(connection: sa.Connection, first: int, named: dict[bytes, str], now: int) -> None:
-    rows = [
-        {"number": number, "octets": own, "id": name, "created_ms": now}
-        for number, (own, name) in enumerate(named.items(), first)
-    ]
-    if rows:
-        connection.execute(_METERS.insert(), rows)
+def _insert(
+    connection: sa.Connection, first: int, octets: list[bytes], ids: list[str], now: int
+) -> None:
+    numbers = range(first, first + len(octets))
+    many(connection, _ADD, list(zip(numbers, octets, ids, repeat(now))))
 
 
 def register(
@@ -139,7 +139,7 @@ def register(
         rows = connection.execute(query.where(_METERS.c.octets.in_(some)))
         there |= {row.octets: row.id for row in rows}
     new = [own for own in octets if own not in there]
-    _insert(connection, first, {own: named[own] for own in new}, now)
+    _insert(connection, first, new, [named[own] for own in new], now)
     for own, known in there.items():
         usual = meter_id.to_name(own)
         if known == usual and named[own].lower() != usual.lower():

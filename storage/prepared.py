@@ -8,9 +8,13 @@ compile costs a hundred and fifty.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
+
+from telemetry.readings import Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +69,13 @@ def many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]])
         if connection.dialect.name == "postgresql":
             statement = statement.replace("?", "%s")
         connection.exec_driver_sql(statement, rows)
+
+
+def integers(connection: sa.Connection, query: sa.Select[Any], **values: int) -> Int64s:
+    """The rows of a query for whole numbers and booleans only, of shape (rows, columns).
+
+    Bulk: as the driver gives them, which takes a fraction of the time.
+    """
+    width = len(query.selected_columns)
+    rows = connection.execute(query, values).cursor.fetchall()
+    return np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * width).reshape(-1, width)

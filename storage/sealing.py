@@ -31,6 +31,7 @@ from storage.database import Begin
 from storage.defaults import Defaults
 from storage.energy import Load
 from storage.engine import UnavailableError, give_back
+from storage.latest import Newest
 from storage.meters import Meter
 from storage.sealing_pass import Pass
 from storage.watermark import Watermark
@@ -141,8 +142,8 @@ class Sealer:
                     for own in by_group(part, current.shift)
                 ]
                 reached = self._store.add(connection, arranged, current.shift, reached)
-                settled = self._grow_days(connection, arranged)
-                latest.keep(connection, arranged, newest, settled)
+                unsettled = self._grow_days(connection, arranged, newest)
+                latest.keep(connection, arranged, newest, unsettled)
                 retention_marks.came_late(connection, part)
             watermark.write(connection, reached)
             if current.ended:
@@ -158,18 +159,20 @@ class Sealer:
         pace = len(part) / max(1e-4, time.thread_time() - began)
         self._slice_values = int(min(_SLICE, max(1, pace * _SLICE_SECONDS)))
 
-    def _grow_days(self, connection: sa.Connection, arranged: list[Stored]) -> dict[int, bool]:
-        """Bring the days up to date; which meters' newest energy reading surely counts."""
+    def _grow_days(
+        self, connection: sa.Connection, arranged: list[Stored], newest: Newest
+    ) -> list[int]:
+        """Bring the days up to date; the meters whose newest energy reading may not count."""
         energy = Stored.concatenate([_energy(part) for part in arranged])
         if not len(energy):
-            return {}
-        grown = daily.grow(connection, energy, self._defaults)
+            return []
+        grown = daily.grow(connection, energy, newest, self._defaults)
         daily.add(connection, grown.added, self._defaults)
-        settled = dict.fromkeys(energy.meter[blocks.changes(energy.meter)[:-1]].tolist(), True)
-        for number in grown.again:
-            own = energy.take(energy.meter == number)
-            settled[number] = self._days_again(connection, number, own)
-        return settled
+        return [
+            number
+            for number in grown.again
+            if not self._days_again(connection, number, energy.take(energy.meter == number))
+        ]
 
     def _days_again(self, connection: sa.Connection, number: int, own: Stored) -> bool:
         tip = latest.energy_tip(connection, number)

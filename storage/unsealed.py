@@ -19,7 +19,10 @@ def additions(reader: Reader, defaults: Defaults) -> Days:
 
 def _additions(reader: Reader, defaults: Defaults) -> Days:
     energy = blocks.arrange(reader.unsealed(REGISTER)) if reader.any_unsealed else blocks.NOTHING
-    grown = daily.grow(reader.connection, energy, defaults)
+    if not len(energy):
+        return Days.concatenate([])
+    newest = latest.Newest.of_energy(reader.connection, energy)
+    grown = daily.grow(reader.connection, energy, newest, defaults)
     parts = [grown.added]
     for number in grown.again:
         start, end = energy.meter.searchsorted([number, number + 1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import struct
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,15 @@ def to_name(octets: bytes) -> str:
     raise ValueError(f"{octets.hex()} is neither a name nor a UUID")
 
 
+def to_names(octets: Sequence[bytes]) -> list[str]:
+    """``to_name`` of each: names, as nearly all are, at once."""
+    texts = np.frombuffer(b"".join(octets), f"S{OCTETS}")
+    if not _are_names(texts.view(np.uint8).reshape(-1, OCTETS)).all():
+        return [to_name(own) for own in octets]
+    found: list[str] = texts.astype(f"U{OCTETS}").tolist()
+    return found
+
+
 def halves(octets: bytes) -> tuple[int, int]:
     """``key_high`` and ``key_low`` of 16 octets."""
     high, low = struct.unpack("<QQ", octets)
@@ -83,6 +93,17 @@ def from_halves(high: int, low: int) -> bytes:
 def valid(high: UInt64s, low: UInt64s) -> npt.NDArray[np.bool_]:
     """Which of n ids are names or UUIDs; the arguments and the answer have shape (n,)."""
     octets = _octets(high, low)
+    names = _are_names(octets)
+    if names.all():
+        return names
+    version = octets[:, 6] >> 4
+    uuids = ((octets[:, 8] & 0xC0) == 0x80) & (version >= 1) & (version <= 8)
+    names |= uuids
+    return names
+
+
+def _are_names(octets: Bytes) -> npt.NDArray[np.bool_]:
+    """Which of n ids, of shape (n, 16), are names."""
     allowed = _ALLOWED[octets].view(np.uint64)
     empty = (octets == 0).view(np.uint8).view(np.uint64)
     # A zero octet may only be followed by zero octets (little-endian: towards the higher bits).
@@ -91,11 +112,6 @@ def valid(high: UInt64s, low: UInt64s) -> npt.NDArray[np.bool_]:
     names: npt.NDArray[np.bool_] = (
         (allowed[:, 0] == _ONES) & (allowed[:, 1] == _ONES) & ~gaps & _FIRST[octets[:, 0]]
     )
-    if names.all():
-        return names
-    version = octets[:, 6] >> 4
-    uuids = ((octets[:, 8] & 0xC0) == 0x80) & (version >= 1) & (version <= 8)
-    names |= uuids
     return names
 
 

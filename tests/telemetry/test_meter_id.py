@@ -122,6 +122,17 @@ def test_a_uuid_comes_back_in_small_letters(one: uuid.UUID) -> None:
     assert meter_id.to_name(one.bytes) == str(one)
 
 
+@given(st.lists(short_names | uuids.map(str) | long_names, max_size=5))
+def test_many_have_the_names_that_each_has(known: list[str]) -> None:
+    octets = [meter_id.to_octets(name) for name in known]
+    assert meter_id.to_names(octets) == [meter_id.to_name(own) for own in octets]
+
+
+def test_octets_of_no_meter_are_refused_among_many() -> None:
+    with pytest.raises(ValueError, match="neither a name nor a UUID"):
+        meter_id.to_names([b"fine".ljust(16, b"\0"), b"\xff" * 16])
+
+
 @settings(deadline=None)
 @given(long_names)
 def test_a_longer_name_becomes_a_uuid_of_version_5(name: str) -> None:
