@@ -47,19 +47,20 @@ class Register1(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 class Register(Register1, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """The columns of one register; of ``starts`` to ``lengths`` an empty list is none, or 0 each."""
+    """The columns of one register; ``starts`` and ``bases`` may be empty for zeros."""
 
     starts: Column  # time: what each series begins with
     bases: Column  # value: the same
-    levels: Column  # value: less what these tell of each hour of the day, 24 a meter
+    levels: Column  # value: less what these tell of each hour of the day, 24 a meter, or none
     sharp: int  # value: how many fewer bits than what is told are written apart, in ``low``
-    lengths: Column  # low: the octets of each meter
+    lengths: Column  # low: the octets of each meter, or none
     low: bytes
 
     @classmethod
     def of_1(cls, own: Register1) -> Register:
         """One of version 1, which had nothing apart."""
-        return cls(*msgspec.structs.astuple(own), [], [], [], 0, [], b"")
+        same = msgspec.structs.asdict(own)
+        return cls(**same, starts=[], bases=[], levels=[], sharp=0, lengths=[], low=b"")
 
 
 _TYPES: dict[str, type[np.generic]] = {

@@ -59,10 +59,12 @@ def series(body: bytes, meter: int, code: int) -> Stored | None:
     )
     time = starts[at] + time.cumsum()
     part = Part(slice(at, at + 1), _FIRST, time)
-    guide = None
-    for place in (*registers[place].guide[:1], place):
-        packed = unpack_rows(registers, place, "value", total, rows)
-        guide = value = steps(registers[place], smalls[place], packed, guide, part)
+    values: list[Int64s] = []
+    for told in (*registers[place].guide[:1], place):
+        packed = unpack_rows(registers, told, "value", total, rows)
+        guide = values[0] if values else None
+        values.append(steps(registers[told], smalls[told], packed, guide, part))
+    value = values[-1]
     return Stored(
         np.full(len(time), meter, np.uint32),
         np.full(len(time), code, np.uint16),

@@ -10,7 +10,6 @@ import numpy as np
 
 from storage import block_bits
 from storage.block_columns import (
-    LASTING,
     Register,
     differences,
     pack,
@@ -78,8 +77,8 @@ def encode(
     steps, divisor = _divided(growth if cumulative else value)
     told = None
     if guide is not None and not cumulative:
-        told = _guided(steps, *guide, firsts, effort)
-    if told is None and effort == LASTING:
+        told = _guided(steps, *guide, firsts)
+    if told is None:
         told = _levelled(steps, time, firsts)
     bases = np.zeros(len(firsts), np.int64)
     if cumulative or told is not None:
@@ -126,9 +125,7 @@ def _divided(column: Int64s) -> tuple[Int64s, int]:
     return column, 1
 
 
-def _guided(
-    steps: Int64s, place: int, guide: Int64s, firsts: Int64s, effort: int
-) -> _Told | None:
+def _guided(steps: Int64s, place: int, guide: Int64s, firsts: Int64s) -> _Told | None:
     """What the guide tells, if it tells anything: power follows energy."""
     total = int(guide.sum())
     rate = (int(steps.sum()) << _RATE_BITS) // total if total > 0 else 0
@@ -140,9 +137,11 @@ def _guided(
     spread, without = (np.abs(values - values.mean()).mean() for values in (rest, steps))
     if spread >= _TELLING * without:
         return None
-    sharp = _sharp(rest[::_EVERY], told[::_EVERY]) if effort == LASTING else 0
-    gain = _gain(rest[::_EVERY], rest[::_EVERY], told[::_EVERY], sharp) if sharp else 0.0
-    return _Told(told, [place, rate], None, sharp if gain > _GAIN else None)
+    some = rest[::_EVERY]
+    sharp = _sharp(some, told[::_EVERY])
+    enough = len(steps) >= _LEAST * len(firsts)
+    fine = enough and _gain(some, some, told[::_EVERY], sharp) > _GAIN
+    return _Told(told, [place, rate], None, sharp if fine else None)
 
 
 def _levelled(steps: Int64s, time: Int64s, firsts: Int64s) -> _Told | None:
