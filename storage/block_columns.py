@@ -29,21 +29,38 @@ _ROOM = 1024  # for the counts at first: nothing else says how many meters there
 Column = bytes | list[int] | int
 
 
-class Register(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """The columns of one register in a block, each series after the other."""
+class Register1(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The columns of one register in a block of version 1, each series after the other."""
 
     code: int
-    meters: Column  # time and meters: differences, the first (of each series) itself
+    meters: Column  # the first itself, then differences
     counts: Column  # of the readings of each meter
-    time: Column
+    time: Column  # differences; that of each series' first is added to ``starts``
     value: Column
     epoch: Column
     status: Column
     late: Column
-    cumulative: bool  # value: the differences within each series, the first value itself
+    cumulative: bool  # value: the differences within each series
     divisor: int  # value: in units of this
     guide: list[int]  # value: less what another register says; its place and the rate, or nothing
     narrow: bool  # value: pcodec's number type is int32
+
+
+class Register(Register1, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The columns of one register; ``starts`` and ``bases`` may be empty for zeros."""
+
+    starts: Column  # time: what each series begins with
+    bases: Column  # value: the same
+    levels: Column  # value: less what these tell of each hour of the day, 24 a meter, or none
+    sharp: int  # value: how many fewer bits than what is told are written apart, in ``low``
+    lengths: Column  # low: the octets of each meter, or none
+    low: bytes
+
+    @classmethod
+    def of_1(cls, own: Register1) -> Register:
+        """One of version 1, which had nothing apart."""
+        same = msgspec.structs.asdict(own)
+        return cls(**same, starts=[], bases=[], levels=[], sharp=0, lengths=[], low=b"")
 
 
 _TYPES: dict[str, type[np.generic]] = {
@@ -54,6 +71,10 @@ _TYPES: dict[str, type[np.generic]] = {
     "epoch": np.uint32,
     "status": np.uint16,
     "late": np.int64,
+    "starts": np.int64,
+    "bases": np.int64,
+    "levels": np.int64,
+    "lengths": np.int64,
 }
 
 
@@ -64,6 +85,14 @@ def changes(column: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     bounds[0], bounds[-1] = 0, len(column)
     np.add(starts, 1, out=bounds[1:-1])
     return bounds
+
+
+def differences(column: npt.NDArray[Any], firsts: npt.NDArray[np.intp]) -> Int64s:
+    """Within each series the differences, its first value as it is; may wrap, as sums then do."""
+    found = column.astype(np.int64)
+    found[1:] -= column[:-1]
+    found[firsts] = column[firsts]
+    return found
 
 
 def pack(
@@ -124,6 +153,13 @@ def unpack(registers: list[Register], place: int, name: str, count: int) -> npt.
     if _fill(column, packed, name) != count:
         raise DamagedError(f"the block's {name} are not {count}")
     return column.astype(np.int64) if narrow else column
+
+
+def unpack_small(registers: list[Register], place: int, name: str, count: int) -> Int64s:
+    """A column of so many values, or of none where all of them are 0."""
+    if _packed(registers, place, name) == []:
+        return np.zeros(count, np.int64)
+    return unpack(registers, place, name, count)
 
 
 def unpack_counts(registers: list[Register], place: int, most: int) -> Int64s:

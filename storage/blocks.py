@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,16 +12,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from storage import block_values
 from storage.block_columns import (
     BRIEF,
     LASTING,
     Register,
+    Register1,
     changes,
+    differences,
     pack,
-    pack_values,
     unpack,
     unpack_counts,
+    unpack_small,
 )
+from storage.block_values import SHARPEST, UNITS, Part, grown, small, steps
 from storage.journal import DamagedError
 from storage.stored import NOTHING, Stored, arrange, near
 from telemetry.readings import Int64s, UInt16s, UInt32s
@@ -42,14 +47,15 @@ __all__ = [
 ]
 
 _HEAD = struct.Struct("<4sI")
-_MAGIC = b"WBB1"
+_MAGIC = b"WBB2"
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(list[Register])
+_DECODER_1 = msgspec.msgpack.Decoder(list[Register1])
+_DECODER_2 = msgspec.msgpack.Decoder(list[Register])
+_DECODERS: dict[bytes, Callable[[memoryview], list[Register]]] = {
+    b"WBB1": lambda packed: [Register.of_1(own) for own in _DECODER_1.decode(packed)],
+    _MAGIC: _DECODER_2.decode,
+}
 _READINGS = ("time", "epoch", "status", "late")
-_SAMPLE = 32  # values that tell whether there is a common unit
-_RATE_BITS = 16
-_TELLING = 0.95  # a guide is worth its while where the rest is spread less by this
-_UNITS = (1_000_000, 100_000, 10_000, 1000, 100, 10)
 
 # Some times what a pass takes: a decoder makes room for no more.
 MOST_READINGS = 1 << 22
@@ -66,95 +72,48 @@ def encode(stored: Stored, effort: int = LASTING) -> bytes:
         own = stored.take(slice(start, end))
         series = changes(own.meter)
         firsts = series[:-1]
-        growth = _differences(own.value, firsts)
-        cumulative = bool(growth.min() >= 0)
+        gaps = _gaps(own.time, firsts, series[1:])
         columns: dict[str, npt.NDArray[Any]] = {
-            "meters": _differences(own.meter[firsts], firsts[:1]),
+            "meters": differences(own.meter[firsts], firsts[:1]),
             "counts": series[1:] - firsts,
-            "time": _differences(own.time, firsts),
+            "time": gaps,
             "epoch": own.epoch,
             "status": own.status,
             "late": own.late,
+            "starts": own.time[firsts] - gaps[firsts],
         }
         packed = {name: pack(name, column, earlier, effort) for name, column in columns.items()}
-        values, divisor = _divided(growth if cumulative else own.value)
-        guide: list[int] = []
         place = packed["time"]
-        same = packed["counts"] == packed["meters"] == place
-        if same and not cumulative and isinstance(place, int) and place in guides:
-            values, guide = _guided(values, place, guides[place])
-        value, narrow = pack_values(values, effort)
-        registers.append(
-            Register(
-                int(own.register[0]),
-                **packed,
-                value=value,
-                cumulative=cumulative,
-                divisor=divisor,
-                guide=guide,
-                narrow=narrow,
-            )
-        )
-        if cumulative:
-            guides[len(earlier)] = _guide(growth, firsts)
+        same = packed["counts"] == packed["meters"] == packed["starts"] == place
+        guide = None
+        if same and isinstance(place, int) and place in guides:
+            guide = place, guides[place]
+        fields = block_values.encode(own.value, own.time, firsts, guide, effort)
+        columns["bases"] = fields["bases"]
+        packed["bases"] = pack("bases", fields["bases"], earlier, effort)
+        registers.append(Register(int(own.register[0]), **(fields | packed)))
+        if fields["cumulative"]:
+            guides[len(earlier)] = block_values.grown(own.value, firsts)
         earlier.append(columns)
     body = _ENCODER.encode(registers)
     return _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
 
 
-def _divided(column: Int64s) -> tuple[Int64s, int]:
-    """A column in the largest power of ten that divides it: registers may count in tens."""
-    sample = int(np.gcd.reduce(column[:_SAMPLE]))
-    for unit in _UNITS:
-        if sample and sample % unit == 0 and not (column % unit).any():
-            return column // unit, unit
-    return column, 1
-
-
-def _guide(growth: Int64s, firsts: npt.NDArray[np.intp]) -> Int64s:
-    """What a cumulative register grew by at each reading; 0 at the first of each series."""
-    guide = growth.copy()
-    guide[firsts] = 0
-    return guide
-
-
-def _guided(values: Int64s, place: int, guide: Int64s) -> tuple[Int64s, list[int]]:
-    """Values less what the guide tells of them, if it tells anything: power follows energy."""
-    total = int(guide.sum())
-    rate = (int(values.sum()) << _RATE_BITS) // total if total > 0 else 0
-    if not 0 < rate < 1 << 31 or int(guide.max()) >= 1 << 31:
-        return values, []
-    rest = values - ((guide * rate) >> _RATE_BITS)
-    spread, without = np.abs(rest - rest.mean()).mean(), np.abs(values - values.mean()).mean()
-    return (rest, [place, rate]) if spread < _TELLING * without else (values, [])
-
-
-def _values_of(registers: list[Register], place: int, total: int, firsts: Int64s) -> Int64s:
-    """A register's values, or differences, in its own unit."""
-    register = registers[place]
-    values: Int64s = unpack(registers, place, "value", total)
-    if register.guide:
-        at, rate = register.guide
-        guide = _guide(unpack(registers, at, "value", total) * registers[at].divisor, firsts)
-        values = values + ((guide * rate) >> _RATE_BITS)
-    return values * register.divisor
-
-
-def _differences(column: npt.NDArray[Any], firsts: npt.NDArray[np.intp]) -> Int64s:
-    """Within each series the differences, its first value as it is; may wrap, as sums then do."""
-    differences = column.astype(np.int64)
-    differences[1:] -= column[:-1]
-    differences[firsts] = column[firsts]
-    return differences
+def _gaps(time: Int64s, firsts: Int64s, ends: Int64s) -> Int64s:
+    """How long after the one before each reading was; a series' first as its second, if any."""
+    gaps = grown(time, firsts)
+    gaps[firsts] = gaps[np.minimum(firsts + 1, ends - 1)]
+    return gaps
 
 
 def decode(body: bytes) -> Stored:
     """The readings of a block; DamagedError where it is not what was written."""
     registers = open_body(body)
     parts: list[Stored] = []
+    grown_by: dict[int, Int64s] = {}
     left = MOST_READINGS
     for place, register in enumerate(registers):
-        own = contents(registers, place, left)
+        own = contents(registers, place, left, grown_by)
         left -= len(own.time)
         codes = np.full(len(own.time), register.code, np.uint16)
         parts.append(Stored(np.repeat(own.meters, own.counts), codes, *own.columns))
@@ -179,16 +138,38 @@ class Contents(NamedTuple):
         return self[3:]
 
 
-def contents(registers: list[Register], place: int, most: int = MOST_READINGS) -> Contents:
-    """A register's readings, unpacked; DamagedError where they cannot be, or are too many."""
+def contents(
+    registers: list[Register],
+    place: int,
+    most: int = MOST_READINGS,
+    known: dict[int, Int64s] | None = None,
+) -> Contents:
+    """A register's readings, unpacked; DamagedError where they cannot be, or are too many.
+
+    ``known`` has, by their places, the steps of registers before that may tell of this one's.
+    """
     meters, counts, starts = _who(registers, place, most)
     total = int(counts.sum())
     time, epoch, status, late = (unpack(registers, place, name, total) for name in _READINGS)
-    value = _values_of(registers, place, total, starts)
+    time = _own(time)
+    time[starts] += unpack_small(registers, place, "starts", len(meters))
+    time = _sums(time, starts, counts)
+    known = {} if known is None else known
+    part = Part(slice(0, len(meters)), starts, time)
+    for at in (*registers[place].guide[:1], place):
+        if at not in known:
+            packed = _own(unpack(registers, at, "value", total))
+            guide = known[registers[at].guide[0]] if registers[at].guide else None
+            known[at] = steps(registers[at], small(registers, at, len(meters)), packed, guide, part)
+    value = known[place]
     if registers[place].cumulative:
         value = _sums(value, starts, counts)
-    time = _sums(time, starts, counts)
     return Contents(meters, counts, starts, status, epoch, time, value, late)
+
+
+def _own(column: Int64s) -> Int64s:
+    """The column, to be written to."""
+    return column if column.flags.writeable else column.copy()
 
 
 def _who(registers: list[Register], place: int, most: int) -> tuple[UInt32s, Int64s, Int64s]:
@@ -203,7 +184,7 @@ def _who(registers: list[Register], place: int, most: int) -> tuple[UInt32s, Int
 
 
 def _sums(differences: Int64s, starts: Int64s, counts: npt.NDArray[Any]) -> Int64s:
-    """The inverse of ``_differences``."""
+    """The inverse of ``differences``."""
     total = differences.cumsum()
     return total - np.repeat(total[starts] - differences[starts], counts)
 
@@ -213,13 +194,13 @@ def open_body(body: bytes) -> list[Register]:
     if len(body) < _HEAD.size:
         raise DamagedError(f"a block of {len(body)} octets is too short for a header")
     magic, checksum = _HEAD.unpack_from(body)
-    if magic != _MAGIC:
+    if magic not in _DECODERS:
         raise DamagedError(f"the block starts with {magic!r}, not {_MAGIC!r}")
     packed = memoryview(body)[_HEAD.size :]
     if zlib.crc32(packed) != checksum:
         raise DamagedError("the block's checksum does not match its octets")
     try:
-        registers = _DECODER.decode(packed)
+        registers = _DECODERS[magic](packed)
     except msgspec.MsgspecError as error:
         raise DamagedError(f"the block is no list of registers: {error}") from None
     if not registers:
@@ -235,7 +216,7 @@ def open_body(body: bytes) -> list[Register]:
 def _check(registers: list[Register], place: int, register: Register) -> None:
     if isinstance(register.value, int):
         raise DamagedError("the block's values refer to others")
-    if register.divisor not in (1, *_UNITS):
+    if register.divisor not in (1, *UNITS):
         raise DamagedError(f"the block's values are in units of {register.divisor}")
     if register.guide:
         if len(register.guide) != 2 or not 0 < register.guide[1] < 1 << 31:
@@ -245,3 +226,7 @@ def _check(registers: list[Register], place: int, register: Register) -> None:
             raise DamagedError("the block's guide is no register before that grows")
         if register.counts != at or register.time != at or register.meters != at:
             raise DamagedError("the block's guide has other readings")
+        if register.starts not in (at, registers[at].starts):
+            raise DamagedError("the block's guide has other readings")
+    if not 0 <= register.sharp <= SHARPEST:
+        raise DamagedError(f"the block's values are sharp by {register.sharp} bits")

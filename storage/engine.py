@@ -182,9 +182,12 @@ def pending(database: Database) -> bool:
         return False  # whoever opens it to write says what is wrong
 
 
-def give_back(connection: sa.Connection) -> bool:
-    """Give some of the room of what was deleted back to the disk; whether there may be more."""
-    return connection.dialect.name == "sqlite" and sqlite.give_back(connection)
+def give_back(connection: sa.Connection, *, quiet: bool) -> bool:
+    """Give some of the room of what was deleted back to the disk; whether there may be more.
+
+    Unless it is quiet, what new readings will need again is left.
+    """
+    return connection.dialect.name == "sqlite" and sqlite.give_back(connection, quiet=quiet)
 
 
 def _check_version(connection: sa.Connection) -> None:

@@ -43,6 +43,7 @@ _DUE_AGE = 900_000  # or when its oldest row is so old, ms
 _SLICE = 40_000  # values of a slice, to the end of the group
 _SLICE_SECONDS = 0.02  # what a slice should take: with much to compute again it is made smaller
 _POSTPONED = 5000  # ms
+_QUIET = 60_000  # ms without a commit, after which all room is given back
 
 
 class Sealer:
@@ -55,7 +56,8 @@ class Sealer:
         self._not_before = 0
         self._slice_values = _SLICE
         self._pass: Pass | None = None
-        self._untidy = True  # there may be room to give back
+        self._newest = 0  # when the last commit was
+        self._untidy = self._roomy = True  # there may be room to give back now; in quiet
         self._zones_unsure = True  # the collector's zone may be another than it was
 
     def learn(self, connection: sa.Connection) -> None:
@@ -69,6 +71,7 @@ class Sealer:
         """A row was added to the journal."""
         if not self._values:
             self._oldest = now_ms
+        self._newest = now_ms
         self._values += values
 
     def postpone(self, now_ms: int) -> None:
@@ -94,16 +97,19 @@ class Sealer:
             self._zones_unsure = self._move_zone()
         elif self._untidy:
             with self._begin() as connection:
-                self._untidy = give_back(connection)
+                self._untidy = give_back(connection, quiet=False)
+        elif self._roomy and now_ms - self._newest >= _QUIET:
+            with self._begin() as connection:
+                self._roomy = give_back(connection, quiet=True)
         else:
             return False
         return True
 
     def seal_all(self) -> None:
-        """Seal the whole journal, and merge what is to be merged."""
+        """Seal the whole journal, merge what is to be merged, and give all room back."""
         while self._values:
             self.step(self._oldest + _DUE_AGE)
-        while self.step(0):
+        while self.step(self._newest + _QUIET):
             pass
 
     # One pass
@@ -155,7 +161,7 @@ class Sealer:
         self._store.accept()
         self._watermark = reached
         if current.ended:
-            self._pass, self._untidy = None, True
+            self._pass, self._untidy, self._roomy = None, True, True
         pace = len(part) / max(1e-4, time.thread_time() - began)
         self._slice_values = int(min(_SLICE, max(1, pace * _SLICE_SECONDS)))
 

@@ -155,17 +155,20 @@ def _quoted(path: Path) -> str:
     return quote(str(path.absolute()))
 
 
-# New readings soon fill what is deleted, so a part of the file may be empty.
-_EMPTY_PART = 32
+# New readings soon fill what is deleted: a part of the file may be empty, and what a pass of
+# sealing leaves in any case. Where none come, a smaller part.
+_EMPTY_PART, _EMPTY_IN_QUIET = 32, 512
+_PAGES_OF_A_PASS = 2048
 _PAGES_TO_EMPTY = 2048  # some 20 ms
 _PAGES_AT_ONCE = 256
 
 
-def give_back(connection: sa.Connection) -> bool:
+def give_back(connection: sa.Connection, *, quiet: bool) -> bool:
     """Shorten the file by some of its empty pages; whether that is worth going on with."""
     empty = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
     pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-    if empty * _EMPTY_PART < pages:
+    enough = pages / _EMPTY_IN_QUIET if quiet else max(pages / _EMPTY_PART, _PAGES_OF_A_PASS)
+    if empty <= enough:
         return False
     # It frees a page a step, and only a script is stepped to its end, outside of a transaction.
     driver: Any = connection.connection.driver_connection

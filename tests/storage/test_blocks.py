@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 import zlib
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
-from storage import block_series, blocks
+from storage import block_bits, block_series, blocks
 from storage.blocks import BRIEF, LASTING, MOST_READINGS, Stored
 from storage.journal import DamagedError
 
-VECTORS = sorted((Path(__file__).parents[1] / "vectors/blocks").glob("*.json"))
+VECTORS = sorted((Path(__file__).parents[1] / "vectors/blocks").glob("?/*.json"))
+NEWEST = [path for path in VECTORS if path.parent.name == "2"]
 NAMES = ("meter", "register", "status", "epoch", "time", "value", "late")
 TYPES = (np.uint32, np.uint16, np.uint16, np.uint32, np.int64, np.int64, np.int64)
 COLUMNS = ("meters", "counts", "time", "value", "epoch", "status", "late")
+FIELDS = ("code", *COLUMNS, "cumulative", "divisor", "guide", "narrow")
+APART = ("starts", "bases", "levels", "sharp", "lengths", "low")
 REFERRING = tuple(name for name in COLUMNS if name != "value")
 EFFORTS = {"brief": BRIEF, "lasting": LASTING}
 
-each_vector = pytest.mark.parametrize("path", VECTORS, ids=[path.stem for path in VECTORS])
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+each_vector = pytest.mark.parametrize("path", VECTORS, ids=name_of)
 
 
 @cache
@@ -43,7 +52,7 @@ def vector(path: Path) -> tuple[Stored, bytes, int]:
 
 def named(name: str) -> bytes:
     """The body of the vector with this name."""
-    return next(vector(path)[1] for path in VECTORS if path.stem == name)
+    return next(vector(path)[1] for path in VECTORS if name_of(path) == name)
 
 
 def assert_same(found: Stored, expected: Stored) -> None:
@@ -55,40 +64,73 @@ def assert_same(found: Stored, expected: Stored) -> None:
 
 def by_hand(body: bytes) -> list[tuple[int, ...]]:
     """The readings of a block, one by one as the document says, in Python's own integers."""
-    assert body[:4] == b"WBB1"
+    assert body[:4] in (b"WBB1", b"WBB2")
     assert struct.unpack_from("<I", body, 4)[0] == zlib.crc32(body[8:])
-    registers = msgspec.msgpack.decode(body[8:])
+    fields = FIELDS if body[3:4] == b"1" else FIELDS + APART
+    registers = [dict(zip(fields, own, strict=True)) for own in msgspec.msgpack.decode(body[8:])]
     readings: list[tuple[int, ...]] = []
-    for code, *packed, cumulative, divisor, guide, _ in registers:
-        columns = {
-            name: column_by_hand(registers, at + 1, column)
-            for at, (name, column) in enumerate(zip(COLUMNS, packed, strict=True))
-        }
-        if guide:
-            place, rate = guide
-            grown = column_by_hand(registers, 1 + COLUMNS.index("value"), place)
-            starts = [sum(columns["counts"][:at]) for at in range(len(columns["counts"]))]
-            for at, growth in enumerate(grown):
-                told = 0 if at in starts else growth * registers[place][-3] * rate // 65536
-                columns["value"][at] += told
-        columns["value"] = [value * divisor for value in columns["value"]]
-        meter = at = 0
-        for step, count in zip(columns["meters"], columns["counts"], strict=True):
-            meter += step
-            time = value = 0
-            for _ in range(count):
-                time = wrapped(time + columns["time"][at])
-                value = wrapped(value * cumulative + columns["value"][at])
+    for own in registers:
+        columns = {name: column_by_hand(registers, name, own[name]) for name in COLUMNS}
+        numbers = list(accumulate(columns["meters"]))
+        begins = [sum(columns["counts"][:at]) for at in range(len(numbers))]
+        starts, own["firsts"] = (
+            column_by_hand(registers, name, own.get(name, [])) or [0] * len(numbers)
+            for name in ("starts", "bases")
+        )
+        instants = columns["time"]
+        for first, start in zip(begins, starts, strict=True):
+            instants[first] += start
+        for at in range(len(instants)):
+            if at not in begins:
+                instants[at] = wrapped(instants[at] + instants[at - 1])
+        own["steps"] = steps_by_hand(registers, own, columns, begins)
+        for number, first, count in zip(numbers, begins, columns["counts"], strict=True):
+            value = 0
+            for at in range(first, first + count):
+                value = wrapped(value * own["cumulative"] + own["steps"][at])
                 others = columns["status"][at], columns["epoch"][at]
-                readings.append((meter, code, *others, time, value, columns["late"][at]))
-                at += 1
-        assert {len(columns[name]) for name in COLUMNS[2:]} == {at}
+                time = wrapped(instants[at])
+                readings.append((number, own["code"], *others, time, value, columns["late"][at]))
+        assert {len(columns[name]) for name in COLUMNS[2:]} == {sum(columns["counts"])}
     return readings
 
 
-def column_by_hand(registers: list[Any], at: int, column: Any) -> list[int]:
+def steps_by_hand(
+    registers: list[dict[str, Any]],
+    own: dict[str, Any],
+    columns: dict[str, list[int]],
+    begins: list[int],
+) -> list[int]:
+    """The steps of a register, from what is told of each and its rest."""
+    levels = list(accumulate(column_by_hand(registers, "levels", own.get("levels", []))))
+    lengths = column_by_hand(registers, "lengths", own.get("lengths", []))
+    steps = []
+    for at, rest in enumerate(columns["value"]):
+        meter = sum(first <= at for first in begins) - 1
+        first = at == begins[meter]
+        told = 0
+        if own["guide"] and not first:
+            place, rate = own["guide"]
+            told = registers[place]["steps"][at] * rate // 65536
+        elif levels and not first:
+            level = levels[24 * meter + columns["time"][at] // 3_600_000 % 24]
+            told = level if level < 2 else (2 + level % 2) * 2 ** (level // 2 - 1)
+        if lengths:
+            if first:
+                ends = sum(lengths[:meter]) + lengths[meter]
+                bits = int.from_bytes(own["low"][ends - lengths[meter] : ends], "little")
+            width = min(48, max(0, told.bit_length() - own["sharp"]))
+            rest = rest * 2**width + bits % 2**width
+            bits >>= width
+            assert at + 1 not in (*begins, len(columns["value"])) or bits == 0
+        base = own["firsts"][meter] if first else 0
+        steps.append((rest + told) * own["divisor"] + base)
+    return steps
+
+
+def column_by_hand(registers: list[dict[str, Any]], name: str, column: Any) -> list[int]:
     """One column's values, or those that it refers to."""
-    own = registers[column][at] if isinstance(column, int) else column
+    own = registers[column][name] if isinstance(column, int) else column
     if isinstance(own, bytes):
         values: list[int] = standalone.simple_decompress(own).tolist()
         return values
@@ -102,7 +144,8 @@ def wrapped(number: int) -> int:
 
 
 def test_there_are_vectors() -> None:
-    assert len(VECTORS) == 17
+    assert len(VECTORS) == 17 + len(NEWEST)
+    assert len(NEWEST) == 19
 
 
 @each_vector
@@ -128,7 +171,7 @@ def test_golden_octets_are_read_by_series(path: Path) -> None:
                 assert found is None
 
 
-@each_vector
+@pytest.mark.parametrize("path", NEWEST, ids=name_of)
 def test_golden_octets_are_written(path: Path) -> None:
     """All but what pcodec packs: another version of it may pack better."""
     expected, body, effort = vector(path)
@@ -147,11 +190,11 @@ def unpacked(body: bytes) -> list[list[Any]]:
 # Packed by hand: MessagePack's octets one by one, as the document's example shows them.
 EXAMPLE = bytes.fromhex(
     "91"  # one register
-    "9c 01"  # of twelve fields: code 1
+    "dc 0012 01"  # of eighteen fields: code 1
     "92 07 01"  # meters: 7, once
     "92 01 01"  # counts: 1, once
-    "92 cf 0000019ab697e800 01"  # time: 1,764,000,000,000, once
-    "92 cd 3039 01"  # value: 12,345, once
+    "92 00 01"  # time: 0, once
+    "92 00 01"  # value: 0, once
     "92 03 01"  # epoch: 3, once
     "92 00 01"  # status: 0, once
     "92 00 01"  # late: 0, once
@@ -159,16 +202,22 @@ EXAMPLE = bytes.fromhex(
     "01"  # divisor: 1
     "90"  # guide: none
     "c2"  # not narrow
+    "92 cf 0000019ab697e800 01"  # starts: 1,764,000,000,000, once
+    "92 cd 3039 01"  # bases: 12,345, once
+    "90"  # levels: none
+    "00"  # sharp: 0
+    "90"  # lengths: none
+    "c4 00"  # low: nothing
 )
 
 
-def sealed(octets: bytes) -> bytes:
-    """A body with the right magic and the right checksum."""
-    return b"WBB1" + struct.pack("<I", zlib.crc32(octets)) + octets
+def sealed(octets: bytes, magic: bytes = b"WBB2") -> bytes:
+    """A body with the right checksum."""
+    return magic + struct.pack("<I", zlib.crc32(octets)) + octets
 
 
 def test_the_octets_are_those_of_the_document() -> None:
-    assert named("one-reading") == sealed(EXAMPLE)
+    assert named("2/one-reading") == sealed(EXAMPLE)
     document = (Path(__file__).parents[2] / "docs/block-format.md").read_text(encoding="utf-8")
     assert sealed(EXAMPLE).hex(" ") in " ".join(document.split())
 
@@ -225,9 +274,21 @@ def block(*changes: dict[str, Any], code: int = 1) -> bytes:
             "divisor": 1,
             "guide": [],
             "narrow": False,
+            "starts": [],
+            "bases": [],
+            "levels": [],
+            "sharp": 0,
+            "lengths": [],
+            "low": b"",
         }
         registers.append(list((columns | change).values()))
     return sealed(msgspec.msgpack.encode(registers))
+
+
+def of_version_1(body: bytes) -> bytes:
+    """The same block as its first version, which had twelve fields."""
+    registers = [own[: len(FIELDS)] for own in msgspec.msgpack.decode(body[8:])]
+    return sealed(msgspec.msgpack.encode(registers), b"WBB1")
 
 
 def test_the_sound_block_is_sound() -> None:
@@ -244,6 +305,8 @@ def test_the_sound_block_is_sound() -> None:
 HUGE = 2**60
 SAME = dict.fromkeys(REFERRING, 0) | {"cumulative": False}
 LONG = MOST_READINGS + 1
+# Level 9 stands for 24: of its five bits three less are apart, of the second value and the third.
+FINE: dict[str, Any] = {"levels": [9, 1, 0, 23], "sharp": 3, "lengths": [1, 1], "low": b"\x0d"}
 
 # What pcodec unpacks to 2^24 equal values: a chunk says in 24 bits how many it has.
 MANY_VALUES = bytes.fromhex("70636f2103000201040104ffffff0010004800000000000000040000")
@@ -253,15 +316,18 @@ MANY_VALUES = bytes.fromhex("70636f2103000201040104ffffff00100048000000000000000
     ("body", "said"),
     [
         (b"", "a block of 0 octets is too short for a header"),
-        (b"WBB2" + block({})[4:], "the block starts with b'WBB2', not b'WBB1'"),
-        (b"WBJ1" + block({})[4:], "the block starts with b'WBJ1', not b'WBB1'"),
+        (b"WBB3" + block({})[4:], "the block starts with b'WBB3', not b'WBB2'"),
+        (b"WBJ1" + block({})[4:], "the block starts with b'WBJ1', not b'WBB2'"),
+        (b"WBB1" + block({})[4:], "array"),
+        (b"WBB2" + of_version_1(block({}))[4:], "array"),
         (block({}) + b"\0", "the block's checksum does not match its octets"),
         (sealed(b""), "truncated"),
         (sealed(b"\x90"), "the block has no registers"),
         (sealed(block({})[8:] + b"\0"), "trailing"),
         (sealed(block({})[8:] + block({})[8:]), "trailing"),
         (sealed(b"\xdd\xff\xff\xff\xff"), "truncated"),
-        (sealed(b"\x91\x9c\x01\xc6\xff\xff\xff\xff"), "truncated"),
+        (sealed(b"\x91\xdc\x00\x12\x01\xc6\xff\xff\xff\xff"), "truncated"),
+        (sealed(b"\x91\x9c\x01\xc6\xff\xff\xff\xff", b"WBB1"), "truncated"),
         (block({"more": 0}), "array"),
         (block({"cumulative": 1}), "bool"),
         (block({"code": 2}, {}), "the block's registers do not ascend"),
@@ -306,6 +372,22 @@ MANY_VALUES = bytes.fromhex("70636f2103000201040104ffffff00100048000000000000000
         (block({}, {"guide": [0, 5]}), "the block's guide has other readings"),
         (block({"narrow": True}), "the block's value cannot be unpacked"),
         (block({"value": packed([1, 2, 3], np.int32)}), "the block's value cannot be unpacked"),
+        # What is told of values, and low bits apart.
+        (block({"levels": [0, 23]}), "the block's levels are no runs of the right length"),
+        (block({"levels": [0, 25]}), "the block's levels are no runs of the right length"),
+        (block({"levels": [-1, 1, 0, 23]}), "the block's levels are out of range"),
+        (block({"levels": [94, 1, 0, 23]}), "the block's levels are out of range"),
+        (block({"sharp": 64}), "the block's values are sharp by 64 bits"),
+        (block({"sharp": -1}), "the block's values are sharp by -1 bits"),
+        (block({"low": b"\0"}), "the block's low bits are not as many as their lengths say"),
+        (block({"lengths": [1, 1]}), "the block's low bits are not as many as their lengths say"),
+        (block({"lengths": [-1, 1]}), "the block's low bits are not as many as their lengths say"),
+        (block(FINE | {"lengths": [2, 1], "low": b"ab"}), "not as many as the widths say"),
+        (block(FINE | {"lengths": [0, 1], "low": b""}), "not as many as the widths say"),
+        (block(FINE | {"lengths": [1, 2]}), "the block's lengths are no runs"),
+        (block({}, SAME | {"guide": [0, 5], "starts": [1, 1]}), "guide has other readings"),
+        (block({"starts": [1, 2]}), "the block's starts are no runs of the right length"),
+        (block({"bases": [1, 2]}), "the block's bases are no runs of the right length"),
         # What pcodec packed.
         (block({"time": b""}), "the block's time cannot be unpacked"),
         (block({"time": b"pco!"}), "the block's time cannot be unpacked"),
@@ -354,6 +436,47 @@ def test_values_are_what_the_guide_tells_and_the_rest_in_their_unit() -> None:
     assert one.value.tolist() == power
     narrow = block({"value": packed([1, 5, 9], np.int32), "narrow": True})
     assert blocks.decode(narrow).value.tolist() == [1, 6, 15]
+
+
+def test_values_are_what_their_hour_tells_and_the_rest_with_its_low_bits() -> None:
+    body = block(FINE | {"cumulative": False, "divisor": 10, "bases": [7, 1]})
+    # No low bits of the first, 01 and 11 of the others.
+    values = [1 * 10 + 7, (24 + 5 * 4 + 1) * 10, (24 + 9 * 4 + 3) * 10]
+    assert blocks.decode(body).value.tolist() == values
+    one = block_series.series(body, 1, 1)
+    assert one is not None
+    assert one.value.tolist() == values
+
+
+def test_low_bits_are_read_up_to_the_widest() -> None:
+    widths = np.array([48, 1, 48, 0, 47, 48, 7], np.int64)
+    numbers = np.array([-1, 1, 2**47 + 5, 9, 2**46 + 3, 2**48 - 1, 0x55], np.int64)
+    firsts = np.array([0, 3, 4], np.int64)
+    octets, lengths = block_bits.pack(numbers, widths, firsts)
+    assert lengths.tolist() == [13, 0, 13]
+    assert len(octets) == 26
+    found = block_bits.unpack(octets, widths, firsts, lengths)
+    assert found.tolist() == [int(n) % 2 ** int(w) for n, w in zip(numbers, widths, strict=True)]
+
+
+def test_the_first_version_is_read_as_it_was() -> None:
+    body = of_version_1(block({"time": [1_000, 3]}, dict.fromkeys(REFERRING, 0)))
+    assert blocks.decode(body).time.tolist() == 2 * [1_000, 2_000, 3_000]
+    assert by_hand(body) == by_hand(block({"time": [1_000, 3]}, dict.fromkeys(REFERRING, 0)))
+
+
+def test_regular_readings_of_many_meters_have_no_octets_of_time() -> None:
+    stored = vector(next(path for path in NEWEST if path.stem == "households"))[0]
+    energy, power = (
+        dict(zip(FIELDS + APART, own, strict=True))
+        for own in msgspec.msgpack.decode(blocks.encode(stored)[8:])
+    )
+    assert energy["time"] == [1_800_000, 600]
+    assert energy["starts"] == [1_764_000_000_000 - 1_800_000, 3]
+    assert energy["levels"], "energy is told by the hour"
+    assert power["guide"], "power by the energy"
+    assert energy["low"], "low bits are apart"
+    assert power["low"], "low bits are apart"
 
 
 def test_readings_of_all_registers_together_are_bounded() -> None:
@@ -420,6 +543,13 @@ column = st.one_of(
             st.one_of(st.integers(0, 3), st.integers(-(2**63), 2**64 - 1)),
             *(column for _ in COLUMNS),
             st.booleans(),
+            st.just(1),
+            st.just([]),
+            st.just(False),
+            *(column for _ in range(3)),
+            st.integers(0, 64),
+            column,
+            st.binary(max_size=3),
         ),
         max_size=4,
     )
@@ -437,15 +567,15 @@ def test_changed_octets_under_a_right_checksum(path: Path, places: list[tuple[in
     octets = bytearray(vector(path)[1][8:])
     for place, octet in places:
         octets[place % len(octets)] = octet
-    decoded(sealed(bytes(octets)))
+    decoded(sealed(bytes(octets), vector(path)[1][:4]))
 
 
 def test_any_octet_of_a_vector_may_change_under_a_right_checksum() -> None:
-    for name in ("two-registers", "conflicts", "largest-numbers"):
-        octets = named(name)[8:]
+    for name in ("1/two-registers", "2/conflicts", "2/largest-numbers", "2/two-registers"):
+        magic, octets = named(name)[:4], named(name)[8:]
         for place in range(len(octets)):
             for octet in (0, 1, 0x7F, 0x80, 0xFF, octets[place] ^ 1):
-                decoded(sealed(octets[:place] + bytes([octet]) + octets[place + 1 :]))
+                decoded(sealed(octets[:place] + bytes([octet]) + octets[place + 1 :], magic))
 
 
 def test_more_readings_than_a_decoder_takes_are_not_encoded() -> None:

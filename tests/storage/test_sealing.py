@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage import (
+    block_series,
     block_store,
     blocks,
     history,
@@ -370,6 +371,82 @@ def test_blocks_give_back_what_was_put_in(
     place = flip % len(body)
     with pytest.raises(journal.DamagedError):
         blocks.decode(body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    meters=st.integers(1, 4),
+    rounds=st.integers(150, 500),
+    usual=st.sampled_from([0.4, 30.0, 5e5, 1e12]),
+    step_ms=st.sampled_from([1, 60_000, 900_000, 7_200_000]),
+    ragged=st.booleans(),
+    start=st.integers(-(2**41), 2**41),
+)
+def test_blocks_of_habits_give_back_what_was_put_in(
+    seed: int, meters: int, rounds: int, usual: float, step_ms: int, ragged: bool, start: int
+) -> None:
+    """What is told by the hour and by energy, low bits apart: whole, and meter by meter."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for number in range(1, meters + 1):
+        count = rounds - number * 7 * ragged
+        time = start + np.arange(count) * step_ms + rng.integers(0, 1 + ragged * step_ms, count)
+        time.sort()
+        habit = usual * rng.lognormal(0, 2, 24)[time // 3_600_000 % 24]
+        used = np.rint(habit * rng.lognormal(0, 0.3, count)).astype(np.int64)
+        power = np.rint(used * 4 * rng.lognormal(0, 0.2, count)).astype(np.int64) * 10
+        net = np.rint(habit * rng.normal(0.5, 1, count)).astype(np.int64)
+        for code, value in ((1, used.cumsum()), (3, power), (5, net)):
+            parts.append(
+                blocks.Stored(
+                    np.full(count, number, np.uint32),
+                    np.full(count, code, np.uint16),
+                    np.zeros(count, np.uint16),
+                    np.ones(count, np.uint32),
+                    time,
+                    value,
+                    np.zeros(count, np.int64),
+                )
+            )
+    stored = blocks.arrange(blocks.Stored.concatenate(parts))
+    body = blocks.encode(stored)
+    again = blocks.decode(body)
+    for name in blocks.Stored.__slots__:
+        assert (getattr(again, name) == getattr(stored, name)).all()
+    for number in range(1, meters + 1):
+        for code in (1, 3, 5):
+            found = block_series.series(body, number, code)
+            own = stored.take((stored.meter == number) & (stored.register == code))
+            assert found is not None
+            assert (found.time == own.time).all()
+            assert (found.value == own.value).all()
+
+
+def test_empty_pages_are_given_back_once_nothing_comes(tmp_path: Path) -> None:
+    store = Store(tmp_path, 20)
+    _fill(store, 20, 600)
+    now = store.sealer._oldest + sealing._DUE_AGE
+    store.sealer._newest = now
+    while store.sealer._values:
+        store.sealer.step(now)
+    while store.sealer.step(now):
+        pass
+
+    def pages(name: str) -> int:
+        with store.engine.connect() as connection:
+            found: int = connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+        return found
+
+    before, empty = pages("page_count"), pages("freelist_count")
+    assert empty > before // 512, "the next pass needs them again"
+    while store.sealer.step(now + sealing._QUIET):
+        pass
+    assert pages("freelist_count") <= pages("page_count") // 512
+    assert pages("page_count") < before
+    assert not store.sealer.step(now + 2 * sealing._QUIET)
+    store.check()
+    store.close()
 
 
 @pytest.mark.usefixtures("small_slices")
