@@ -15,6 +15,7 @@ from telemetry.readings import UInt64s
 # So many runs of one tier are merged into one of the next: readings are merged log4(n) times, and
 # a question looks into three times as many runs at most.
 _TIER = 4
+_LARGEST = 1 << 20  # values of a run: to merge more would keep a question waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Tail:
     def __init__(self) -> None:
         self._runs: list[_Run] = []
         self._watermark = Watermark()
+        self._swept = 0  # no row up to this one is in the runs
 
     def __len__(self) -> int:
         if self._watermark.passing <= self._watermark.sealed:
@@ -53,6 +55,8 @@ class Tail:
         """Add a row of the journal; rows come in the order of their revisions."""
         self._runs.append(_Run(batch.series, Stored.of(batch, revision)))
         while len(self._runs) >= _TIER and self._runs[-_TIER].tier == self._runs[-1].tier:
+            if sum(len(run.key) for run in self._runs[-_TIER:]) > _LARGEST:
+                break
             self._runs[-_TIER:] = [_merge(self._runs[-_TIER:])]
 
     def forget(self, meter: int) -> None:
@@ -62,7 +66,12 @@ class Tail:
 
     def seal(self, watermark: Watermark) -> None:
         """Forget what is in blocks now."""
-        if watermark.sealed > self._watermark.sealed:
+        # Rows of a pass that is cleared away count no more, and go all at once when the last has.
+        cleared = watermark.passing <= watermark.sealed
+        if watermark.sealed > self._swept and (
+            cleared or self._watermark.passing != watermark.passing
+        ):
+            self._swept = watermark.sealed
             kept = [
                 run.take(np.flatnonzero(run.stored.late > watermark.sealed)) for run in self._runs
             ]
@@ -96,7 +105,7 @@ class Tail:
             start, end = np.searchsorted(run.key, bounds).tolist()
             if start < end:
                 found = run.take(slice(start, end))
-                if after > self._watermark.sealed:
+                if after > self._swept:
                     found = found.take(np.flatnonzero(found.stored.late > after))
                 parts.append(found.stored)
         return Stored.concatenate(parts) if parts else NOTHING
