@@ -106,6 +106,11 @@ def count(connection: sa.Connection) -> int:
     return connection.execute(sa.select(sa.func.count()).select_from(_METERS)).scalar_one()
 
 
+def highest(connection: sa.Connection) -> int:
+    """The highest number that a meter has; 0 where there is none."""
+    return connection.execute(sa.select(sa.func.max(_METERS.c.number))).scalar() or 0
+
+
 def numbered(connection: sa.Connection) -> Iterable[tuple[int, bytes, int | None]]:
     """Number, octets and reported limit of every meter."""
     columns = _METERS.c.number, _METERS.c.octets, _METERS.c.reported_limit_wh

@@ -2,9 +2,10 @@
 
 A pass takes the oldest rows of the journal into memory and goes through their meters by number.
 Each slice is one transaction: blocks of some groups of meters, their days, their newest readings,
-and the watermark that says that they no longer count in the journal. With the last slice the rows
-are deleted. What a dead writer had not sealed, the next one seals: a pass leaves no other trace.
-No pass goes beyond a row that is damaged: that row stays, and the next pass begins behind it.
+and the watermark that says that they no longer count in the journal. From the last slice on the
+rows are deleted. What a dead writer had not sealed, the next one seals: a pass leaves no other
+trace. No pass goes beyond a row that is damaged: that row stays, and the next pass begins behind
+it.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ from storage.energy import Load
 from storage.engine import UnavailableError, give_back
 from storage.latest import Newest
 from storage.meters import Meter
-from storage.sealing_pass import Pass
+from storage.sealing_pass import Pass, Rows
 from storage.watermark import Watermark
 from telemetry.readings import Series
 from telemetry.registers import ENERGY_IMPORT
 
-_DUE_VALUES = 1_048_576  # the journal is sealed when it holds so many
+_DUE_VALUES = 1_048_576  # the journal is sealed when it holds so many,
+_DUE_EACH = 8  # or so many for each meter, if they are more: a pass writes rows of each,
+_MOST_VALUES = 8 * 1_048_576  # but never more
 _DUE_AGE = 900_000  # or when its oldest row is so old, ms
+_CLEARED = 262_144  # values whose rows are deleted at once
 _SLICE = 40_000  # values of a slice, to the end of the group
 _SLICE_SECONDS = 0.02  # what a slice should take: with much to compute again it is made smaller
 _POSTPONED = 5000  # ms
@@ -55,6 +59,7 @@ class Sealer:
         self._defaults = defaults
         self._not_before = 0
         self._slice_values = _SLICE
+        self._rows: Rows | None = None  # of the next pass
         self._pass: Pass | None = None
         self._newest = 0  # when the last commit was
         self._untidy = self._roomy = True  # there may be room to give back now; in quiet
@@ -62,9 +67,10 @@ class Sealer:
 
     def learn(self, connection: sa.Connection) -> None:
         """See how far everything is, at the start and after a transaction that may have failed."""
-        self._pass = None
+        self._rows = self._pass = None
+        self._meters = 0  # the highest number that was looked up
         self._watermark = watermark.read(connection)
-        self._count_journal(connection)
+        self._count_journal(connection, self._watermark)
         self._store = BlockStore(connection)
 
     def committed(self, values: int, now_ms: int) -> None:
@@ -75,8 +81,9 @@ class Sealer:
         self._values += values
 
     def postpone(self, now_ms: int) -> None:
-        """Do nothing for a while: the last slice failed."""
+        """Do nothing for a while: the last slice failed, and its pass is to be read anew."""
         self._not_before = now_ms + _POSTPONED
+        self._rows = self._pass = None
 
     def look_again(self, connection: sa.Connection) -> None:
         """Plan anew, in the transaction of another that changed blocks."""
@@ -89,7 +96,7 @@ class Sealer:
             return False
         if self._pass is not None:
             self._slice(self._pass)
-        elif self._values >= _DUE_VALUES or (self._values and now_ms - self._oldest >= _DUE_AGE):
+        elif self._rows is not None or self._due(now_ms):
             self.begin()
         elif (group := self._store.ripe()) is not None:
             self._merge(group)
@@ -114,10 +121,28 @@ class Sealer:
 
     # One pass
 
+    def _due(self, now_ms: int) -> bool:
+        """Whether the journal is to be sealed."""
+        if self._values >= self._enough:
+            with self._begin() as connection:
+                self._meters = meters.highest(connection)
+        aged = self._values > 0 and now_ms - self._oldest >= _DUE_AGE
+        return aged or self._values >= self._enough
+
+    @property
+    def _enough(self) -> int:
+        """So many values are due, and make a pass."""
+        return max(_DUE_VALUES, min(_DUE_EACH * self._meters, _MOST_VALUES))
+
     def begin(self) -> None:
-        """Take the oldest rows of the journal into memory."""
+        """Take some of the oldest rows of the journal into memory; with the last a pass begins."""
         with self._begin() as connection:
-            found = Pass.begin(connection, self._watermark)
+            if self._rows is None:
+                self._rows = Rows(connection, self._watermark, self._enough)
+            found = self._rows.read(connection)
+            if found is None:
+                return
+            self._rows = None
             if isinstance(found, Pass):
                 self._pass = found
             elif self._watermark.passing:
@@ -131,15 +156,13 @@ class Sealer:
         reached = dataclasses.replace(self._watermark, sealed=number, passing=0, below=0)
         watermark.write(connection, reached)
         self._watermark = reached
-        self._count_journal(connection)
+        self._count_journal(connection, reached)
 
     def _slice(self, current: Pass) -> None:
-        """Seal some groups of the pass, and end it with the last."""
+        """Seal some groups of the pass; after the last, delete its rows, which ends it."""
         began = time.thread_time()
         part = current.take(self._slice_values)
         reached = dataclasses.replace(self._watermark, passing=current.last, below=current.below)
-        if current.ended:
-            reached = dataclasses.replace(reached, sealed=current.last, passing=0, below=0)
         with self._begin() as connection:
             if len(part):
                 newest = latest.Newest.of(connection, part)
@@ -151,19 +174,33 @@ class Sealer:
                 unsettled = self._grow_days(connection, arranged, newest)
                 latest.keep(connection, arranged, newest, unsettled)
                 retention_marks.came_late(connection, part)
-            watermark.write(connection, reached)
             if current.ended:
-                table = schema.journal
-                own = table.c.id.between(self._watermark.sealed + 1, current.last)
-                connection.execute(table.delete().where(own))
-                self._watermark = reached
-                self._count_journal(connection)
+                reached = self._clear(connection, reached)
+            watermark.write(connection, reached)
         self._store.accept()
         self._watermark = reached
-        if current.ended:
+        if reached.sealed == current.last:
             self._pass, self._untidy, self._roomy = None, True, True
-        pace = len(part) / max(1e-4, time.thread_time() - began)
-        self._slice_values = int(min(_SLICE, max(1, pace * _SLICE_SECONDS)))
+        if len(part):
+            pace = len(part) / max(1e-4, time.thread_time() - began)
+            self._slice_values = int(min(_SLICE, max(1, pace * _SLICE_SECONDS)))
+
+    def _clear(self, connection: sa.Connection, reached: Watermark) -> Watermark:
+        """Delete the oldest rows of a pass that is in blocks, not too many at once."""
+        table = schema.journal
+        sizes = connection.execute(
+            sa.select(table.c.id, table.c.readings)
+            .where(table.c.id > reached.sealed, table.c.id <= reached.passing)
+            .order_by(table.c.id)
+        ).all()
+        some = int((np.cumsum([row.readings for row in sizes]) <= _CLEARED).sum())
+        last = sizes[max(1, some) - 1].id
+        connection.execute(table.delete().where(table.c.id.between(reached.sealed + 1, last)))
+        if last < reached.passing:
+            return dataclasses.replace(reached, sealed=last)
+        reached = dataclasses.replace(reached, sealed=last, passing=0, below=0)
+        self._count_journal(connection, reached)
+        return reached
 
     def _grow_days(
         self, connection: sa.Connection, arranged: list[Stored], newest: Newest
@@ -228,10 +265,10 @@ class Sealer:
         self._store.accept()
         self._watermark = reached
 
-    def _count_journal(self, connection: sa.Connection) -> None:
+    def _count_journal(self, connection: sa.Connection, reached: Watermark) -> None:
         table = schema.journal
         counts = sa.select(sa.func.sum(table.c.readings), sa.func.min(table.c.committed_ms)).where(
-            table.c.id > self._watermark.sealed
+            table.c.id > reached.sealed
         )
         values, oldest = connection.execute(counts).one()
         self._values, self._oldest = int(values or 0), int(oldest or 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import sqlalchemy as sa
 
@@ -12,40 +10,17 @@ from storage.block_store import by_meter, finest
 from storage.blocks import Stored
 from storage.watermark import Watermark
 
-_MOST_VALUES = 1_048_576  # of one pass
-_MOST_ROWS = 8192
-_PART = 16_384  # values: smaller rows are put together first
+_MOST_ROWS = 8192  # of one pass
+_PART = 65_536  # values that are read at a time
 _LEAST = 4096  # readings (values of one register) of a group's block, if there are as many
 _COARSEST = 31
 
 
-class Pass:
-    """The oldest rows of the journal, up to the row ``last``, by groups of meters."""
+class Rows:
+    """The oldest rows of the journal on their way into memory, some at a time."""
 
-    def __init__(self, last: int, rows: list[Stored], below: int) -> None:
-        """``rows`` by revision; of meters numbered below ``below`` they are sealed already."""
-        self.last = last
-        self.below = below
-        self._parts = [by_meter(part) for part in _joined(rows) if len(part)]
-        if not self._parts:  # of meters that were deleted
-            self._before = np.zeros(1, np.int64)
-            self.shift, self.below = 0, 1
-            return
-        top = max(int(part.meter[-1]) for part in self._parts) + 1
-        counts = np.zeros(top + 1, np.int64)
-        for part in self._parts:
-            counts[1:] += np.bincount(part.meter, minlength=top)
-        numbers = np.flatnonzero(counts[1:]).astype(np.uint32)
-        registers = len({code for part in rows for code in np.unique(part.register[:64]).tolist()})
-        self.shift = finest(numbers, int(counts.sum()) // registers, _COARSEST, _LEAST)
-        self._before = counts.cumsum()  # values of the meters numbered below each number
-
-    @classmethod
-    def begin(cls, connection: sa.Connection, reached: Watermark) -> Pass | int:
-        """Read a pass from a journal that is not empty, up to the first damaged row.
-
-        Where there is nothing before that, its number.
-        """
+    def __init__(self, connection: sa.Connection, reached: Watermark, values: int) -> None:
+        """Of a journal that is not empty: up to so many values, and at least one row."""
         table = schema.journal
         sizes = connection.execute(
             sa.select(table.c.id, table.c.readings)
@@ -53,25 +28,66 @@ class Pass:
             .order_by(table.c.id)
             .limit(_MOST_ROWS)
         ).all()
-        values = np.cumsum([row.readings for row in sizes])
-        fitting = max(1, int(values.searchsorted(_MOST_VALUES, side="right")))
+        before = np.cumsum([row.readings for row in sizes])
+        fitting = max(1, int(before.searchsorted(values, side="right")))
         # What the last writer did not finish goes on up to where it was to go.
         last = reached.passing or sizes[fitting - 1].id
+        inner = np.flatnonzero(np.diff(before // _PART)).tolist()
+        self._ends = [*(sizes[at].id for at in inner if sizes[at].id < last), last]
+        self._reached, self._at = reached, reached.sealed
+        self._parts: list[Stored] = []
+        self._last = 0  # the last row that is whole
+        self._damaged = 0  # the row after it, if it is not
+
+    def read(self, connection: sa.Connection) -> Pass | int | None:
+        """Read some; the pass when that was all, which ends before the first damaged row.
+
+        Where there is nothing before that, its number.
+        """
+        table = schema.journal
+        after, self._at = self._at, self._ends.pop(0)
         bodies = connection.execute(
             sa.select(table.c.id, table.c.body)
-            .where(table.c.id > reached.sealed, table.c.id <= last)
+            .where(table.c.id > after, table.c.id <= self._at)
             .order_by(table.c.id)
         )
         rows = []
         for number, body in bodies:
             try:
-                rows.append((number, Stored.of(journal.decode(body), number)))
+                rows.append(Stored.of(journal.decode(body), number))
             except journal.DamagedError:
-                if rows and not reached.passing:
-                    break
-                found: int = number
-                return found
-        return cls(rows[-1][0], [row for _, row in rows], reached.below)
+                self._damaged = number
+                break
+            self._last = number
+        if any(map(len, rows)):
+            self._parts.append(by_meter(Stored.concatenate(rows)))
+        if self._damaged and (not self._last or self._reached.passing):
+            return self._damaged
+        if self._ends and not self._damaged:
+            return None
+        return Pass(self._last, self._parts, self._reached.below)
+
+
+class Pass:
+    """The oldest rows of the journal, up to the row ``last``, by groups of meters."""
+
+    def __init__(self, last: int, parts: list[Stored], below: int) -> None:
+        """``parts`` by meter, one after the other; those of meters below ``below`` are sealed."""
+        self.last = last
+        self.below = below
+        self._parts = parts
+        if not parts:  # of meters that were deleted
+            self._before = np.zeros(1, np.int64)
+            self.shift, self.below = 0, 1
+            return
+        top = max(int(part.meter[-1]) for part in parts) + 1
+        counts = np.zeros(top + 1, np.int64)
+        for part in parts:
+            counts[1:] += np.bincount(part.meter, minlength=top)
+        numbers = np.flatnonzero(counts[1:]).astype(np.uint32)
+        codes = {code for part in parts for code in np.flatnonzero(np.bincount(part.register))}
+        self.shift = finest(numbers, int(counts.sum()) // len(codes), _COARSEST, _LEAST)
+        self._before = counts.cumsum()  # values of the meters numbered below each number
 
     @property
     def ended(self) -> bool:
@@ -91,16 +107,3 @@ class Pass:
             if start < stop:
                 found.append(part.take(slice(start, stop)))
         return by_meter(Stored.concatenate(found))
-
-
-def _joined(rows: Sequence[Stored]) -> list[Stored]:
-    """Neighbouring rows put together until they are worth a look of their own."""
-    parts: list[list[Stored]] = [[]]
-    size = 0
-    for row in rows:
-        if size >= _PART:
-            parts.append([])
-            size = 0
-        parts[-1].append(row)
-        size += len(row)
-    return [Stored.concatenate(part) for part in parts]

@@ -16,6 +16,7 @@ from telemetry.readings import UInt64s
 # So many runs of one tier are merged into one of the next: readings are merged log4(n) times, and
 # a question looks into three times as many runs at most.
 _TIER = 4
+_LARGEST = 1 << 20  # values of a run: to merge more would keep a question waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Tail:
         self._watermark = Watermark()
         # What was found last, which questions ask for again and again; None after any change.
         self._found: _Found | None = None
+        self._swept = 0  # no row up to this one is in the runs
 
     def __len__(self) -> int:
         if self._watermark.passing <= self._watermark.sealed:
@@ -57,6 +59,8 @@ class Tail:
         self._found = None
         self._runs.append(_Run(batch.series, Stored.of(batch, revision)))
         while len(self._runs) >= _TIER and self._runs[-_TIER].tier == self._runs[-1].tier:
+            if sum(len(run.key) for run in self._runs[-_TIER:]) > _LARGEST:
+                break
             self._runs[-_TIER:] = [_merge(self._runs[-_TIER:])]
 
     def forget(self, meter: int) -> None:
@@ -68,7 +72,12 @@ class Tail:
     def seal(self, watermark: Watermark) -> None:
         """Forget what is in blocks now."""
         self._found = None
-        if watermark.sealed > self._watermark.sealed:
+        # Rows of a pass that is cleared away count no more, and go all at once when the last has.
+        cleared = watermark.passing <= watermark.sealed
+        if watermark.sealed > self._swept and (
+            cleared or self._watermark.passing != watermark.passing
+        ):
+            self._swept = watermark.sealed
             kept = [
                 run.take(np.flatnonzero(run.stored.late > watermark.sealed)) for run in self._runs
             ]
@@ -117,7 +126,7 @@ class Tail:
             start, end = run.key.searchsorted(bounds).tolist()
             if start < end:
                 found = run.stored.take(slice(start, end))
-                if after > self._watermark.sealed:
+                if after > self._swept:
                     found = found.take(found.late > after)
                 if len(found):
                     parts.append(found)

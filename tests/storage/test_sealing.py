@@ -187,8 +187,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real rules with small figures, so that a few readings go all the way."""
     monkeypatch.setattr(sealing, "_SLICE", 6)
     monkeypatch.setattr(sealing, "_DUE_VALUES", 40)
-    monkeypatch.setattr(sealing_pass, "_MOST_VALUES", 40)
-    monkeypatch.setattr(sealing_pass, "_PART", 12)
+    monkeypatch.setattr(sealing, "_MOST_VALUES", 40)
     monkeypatch.setattr(sealing_pass, "_LEAST", 4)
     monkeypatch.setattr(block_store, "_LEAST", 4)
     monkeypatch.setattr(block_store, "_LARGE", 8)
@@ -196,7 +195,14 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_store, "_MOST_MERGED", 30)
 
 
-@pytest.mark.usefixtures("small_slices")
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass is read and cleared away in several steps."""
+    monkeypatch.setattr(sealing_pass, "_PART", 12)
+    monkeypatch.setattr(sealing, "_CLEARED", 12)
+
+
+@pytest.mark.usefixtures("small_slices", "small_parts")
 @settings(
     max_examples=40,
     deadline=None,
