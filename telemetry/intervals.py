@@ -202,7 +202,7 @@ def _slot_flags(curve: Curve, edges: Int64s) -> UInt16s:
         final = curve.time.searchsorted(ends).clip(1, last)
         bounds = np.stack((behind[:-1], final + 1), axis=1).ravel()
         flags |= np.bitwise_or.reduceat(np.append(curve.flags, np.uint16(0)), bounds)[::2]
-    if edges[0] < curve.time[0] or edges[-1] > curve.time[-1]:
+    if len(starts) and (edges[0] < curve.time[0] or edges[-1] > curve.time[-1]):
         flags |= mark((starts < curve.time[0]) | (ends > curve.time[-1]), Flag.PARTIAL)
         flags[(ends <= curve.time[0]) | (starts >= curve.time[-1])] = Flag.MISSING
     return flags

@@ -39,7 +39,7 @@ from tests.cli.test_serve import Stream, all_are_stored, datagram, expected, par
 from tests.conftest import ROOT, Stack
 from tests.storage.handing import put
 from tests.storage.test_writer import ENERGY, NOW, Running, readings
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 MakeStack = Callable[..., Stack]
 MakeRunning = Callable[..., Running]
@@ -155,8 +155,10 @@ def test_a_database_that_refuses(
     running._looking.close()
     faults = {"file limit": lambda: file_limit(4096), "page limit": lambda: page_limit(running)}
     with faults.get(fault, lambda: locked(running.data, fault))():
-        begun = feed(running, 1.0, 20)  # a little may fit into the pages that there are
-        wait_until(lambda: running.ask(handover.STATUS)["trouble"])
+        begun, deadline = feed(running, 1.0, 20), time.monotonic() + PATIENCE
+        while not running.ask(handover.STATUS)["trouble"]:  # a little may fit into free pages
+            assert time.monotonic() < deadline
+            begun = feed(running, 0.2, begun)
         begun = feed(running, 1.0, begun)  # and is confirmed meanwhile
         confirmed = running.stored("a")
         waiting, published = running.receiver.undelivered, len(running.published.values)
