@@ -19,12 +19,11 @@ from benchmarks.aims import AIMS
 from benchmarks.peers import PEERS, SERVERS
 from benchmarks.results import Figure, Ran, Results, SuiteResults
 from benchmarks.suites import SUITES
-from telemetry.formats import FORMATS, native
+from telemetry.formats import native
 
 ROOT = Path(__file__).parents[2]
 START = 1_760_000_000_000
 INSTALLED = [name for name, peer in PEERS.items() if peer.version() is not None]
-NEEDS_MERGE = {"ingest-same-bytes"} if "line" not in FORMATS else set()
 
 
 def command(suite: str, kept: Path, *options: str) -> list[str]:
@@ -36,7 +35,7 @@ def command(suite: str, kept: Path, *options: str) -> list[str]:
 FEWER = {"ingest-20": ["wattbus"], "grow": ["wattbus", "victoria"]}
 
 
-@pytest.mark.parametrize("suite", [name for name in SUITES if name not in NEEDS_MERGE])
+@pytest.mark.parametrize("suite", list(SUITES))
 def test_a_suite_measures_everybody_who_is_here(suite: str, tmp_path: Path) -> None:
     kept = tmp_path / "results.json"
     peers = FEWER.get(suite, list(PEERS))
