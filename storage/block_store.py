@@ -124,14 +124,37 @@ class BlockStore:
         meters = merged.meter[blocks.changes(merged.meter)[:-1]]
         registers = int(np.count_nonzero(np.bincount(merged.register)))
         shift = finest(meters, len(merged) // registers, group[0], _LEAST)
-        arranged = [blocks.arrange(own) for own in by_group(merged, shift)]
         connection.execute(_TABLE.delete().where(_TABLE.c.id.in_(numbers)))
+        groups = by_group(merged, shift)
+        arranged = [self._arranged(connection, own, group, reached) for own in groups]
         before = sum(len(part) for part in parts)
         reached = dataclasses.replace(reached, values=reached.values - before)
         reached = self.add(connection, arranged, shift, reached, LASTING)
         self._small[group] = rest
         self._ripe.discard(group)
         return reached
+
+    @staticmethod
+    def _arranged(
+        connection: sa.Connection, own: Stored, group: Group, reached: Watermark
+    ) -> Stored:
+        """Readings of a group's merged blocks, which are deleted by now, arranged."""
+        arranged = blocks.arrange(own)
+        if len(arranged) == len(own):
+            return arranged
+        shift, number = group
+        first, last = number << shift, (number + 1 << shift) - 1
+        theirs = (
+            (_TABLE.c.shift == other) & _TABLE.c.grp.between(first >> other, last >> other)
+            for other in reached.shift_list
+        )
+        others = sa.select(_TABLE.c.id).where(
+            sa.or_(*theirs),
+            _TABLE.c.first_ms <= int(own.time.max()),
+            _TABLE.c.last_ms >= int(own.time.min()),
+        )
+        alone = connection.execute(others.limit(1)).first() is None
+        return arranged if alone else blocks.arrange(own, alone=False)
 
 
 def finest(numbers: UInt32s, readings: int, coarsest: int, least: int) -> int:

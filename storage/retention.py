@@ -204,7 +204,8 @@ class Retention:
         for shift, parts in kept.items():
             left = Stored.concatenate(parts)
             if len(left):
-                arranged = [blocks.arrange(own) for own in by_group(by_meter(left), shift)]
+                groups = by_group(by_meter(left), shift)
+                arranged = [blocks.arrange(own, alone=False) for own in groups]
                 reached = store.add(connection, arranged, shift, reached, LASTING)
         watermark.write(connection, reached)
         return True

@@ -83,8 +83,12 @@ NOTHING = Stored(
 )
 
 
-def arrange(stored: Stored) -> Stored:
-    """The readings by register, meter and time, of one instant by acceptance, repeats once."""
+def arrange(stored: Stored, *, alone: bool = True) -> Stored:
+    """The readings by register, meter and time, of one instant by acceptance, repeats once.
+
+    Unless they are ``alone``, there being no other readings of these instants, another value may
+    have been accepted between one and its repeat: the last one counts, so both stay.
+    """
     if not is_arranged(stored):
         order = np.argsort(near(stored.meter), kind="stable")
         stored = stored.take(order[np.argsort(stored.register[order], kind="stable")])
@@ -98,6 +102,8 @@ def arrange(stored: Stored) -> Stored:
         same &= stored.value[1:] == stored.value[:-1]
         same &= stored.status[1:] == stored.status[:-1]
         same &= stored.epoch[1:] >= stored.epoch[:-1]
+        if not alone:
+            same &= stored.late[1:] == stored.late[:-1]
         stored = stored.take(np.append(True, ~same))
     return stored
 

@@ -496,3 +496,32 @@ def test_days_are_not_certain_where_later_readings_change_them(
     store.sealer.seal_all()
     store.check()
     store.close()
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_a_repeat_stays_where_another_value_may_lie_between(tmp_path: Path, between: bool) -> None:
+    """5, then 0 in a block of another shift, then 5 again, which is the value that counts."""
+    came = [(4, 5, 1), (2, 0, 2), (4, 5, 3)] if between else [(4, 5, 1), (4, 5, 3)]
+    store = Store(tmp_path, 20)
+    try:
+        with store.engine.begin() as connection:
+            blocks_, reached = block_store.BlockStore(connection), watermark.Watermark()
+            for shift, value, late in came:
+                own = blocks.Stored(
+                    meter=np.array([1], np.uint32),
+                    register=np.array([ENERGY_IMPORT], np.uint16),
+                    status=np.array([0], np.uint16),
+                    epoch=np.array([1], np.uint32),
+                    time=np.array([NOON], np.int64),
+                    value=np.array([value], np.int64),
+                    late=np.array([late], np.int64),
+                )
+                reached = blocks_.add(connection, [own], shift, reached)
+            blocks_.accept()
+            blocks_.merge(connection, (4, 0), reached)
+            bodies = connection.execute(sa.select(schema.blocks.c.body)).scalars()
+            kept = blocks.Stored.concatenate([blocks.decode(body) for body in bodies])
+    finally:
+        store.close()
+    found = sorted(zip(kept.late.tolist(), kept.value.tolist(), strict=True))
+    assert found == ([(1, 5), (2, 0), (3, 5)] if between else [(1, 5)])
