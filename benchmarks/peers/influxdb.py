@@ -135,7 +135,8 @@ def _sum(rows: list[list[Any]]) -> float:
 def _last_of(http: Http, meter: str, _at: int) -> float:
     query = f"SELECT last(energy_import), last(power_import) FROM {MEASUREMENT} WHERE {meter}"
     rows = _ask(http, query)
-    return float(rows[0][1]) if rows else float("nan")
+    # Amid a write a point may be there without all of its fields.
+    return float(rows[0][1]) if rows and rows[0][1] is not None else float("nan")
 
 
 def _raw(http: Http, meter: str, at: int) -> float:

@@ -133,7 +133,8 @@ def parse(lines: Iterable[str]) -> list[Call]:
         if found is None:
             raise ValueError(f"line {number + 1} is none of strace's: {line[:80]!r}")
         thread, text = int(found[1]), found[3]
-        if text.startswith(("---", "+++")):
+        # "???": a thread was killed before it was known which call it was about to make.
+        if text.startswith(("---", "+++", "???(")):
             continue
         if text.endswith(_UNFINISHED):
             begun[thread] = number, text.removesuffix(_UNFINISHED)
