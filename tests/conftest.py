@@ -17,6 +17,7 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
+from benchmarks.ports import free_port
 from query.client import Client
 from query.transport import BusError
 from tests.postgresql import PostgresServer
@@ -39,13 +40,6 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
 # Others use this machine, too: how long an example takes says nothing.
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @dataclass

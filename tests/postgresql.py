@@ -8,7 +8,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,16 +17,11 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.ports import free_port
+
 _USER, _PASSWORD = "postgres", "s3cret-of-the-tests"
 _SERVANT = "nobody"  # PostgreSQL refuses to run as root
 _WITHIN = 60.0
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class PostgresServer:
@@ -44,7 +38,7 @@ class PostgresServer:
             shutil.chown(self.directory, _SERVANT, group)
         self._programs = self._find_programs()
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         self.data = self.directory / "data"
         secret = self.directory / "password"
         secret.write_text(_PASSWORD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -153,20 +154,25 @@ class Server(Peer):
         binary = shutil.which(self.program)
         if binary is None:
             raise RuntimeError(f"{self.program} is not installed")
-        self._process = subprocess.Popen(
-            [binary, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the benchmark, which then stops it
-        )
-        try:
-            self._found = psutil.Process(self._process.pid)
-            self._wait_started()
-        except BaseException:
-            self.stop()
-            raise
+        with tempfile.TemporaryFile() as said:
+            self._process = subprocess.Popen(
+                [binary, *arguments],
+                stdout=said,
+                stderr=said,
+                start_new_session=True,  # Ctrl-C is for the benchmark, which then stops it
+            )
+            try:
+                self._found = psutil.Process(self._process.pid)
+                if not self._started():
+                    said.seek(0)
+                    last = said.read().decode(errors="replace").splitlines()[-3:]
+                    raise RuntimeError("\n".join([f"{self.program} did not start", *last]))
+            except BaseException:
+                self.stop()
+                raise
 
-    def _wait_started(self) -> None:
+    def _started(self) -> bool:
+        """Wait until it answers; whether it does in time."""
         deadline = time.monotonic() + _STARTS_WITHIN
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -175,10 +181,10 @@ class Server(Peer):
                     asker.ask(ALIVE, "", 0)
                 finally:
                     asker.close()
-                return
+                return True
             except Exception:  # whatever a server that is starting up may say
                 time.sleep(0.005)
-        raise RuntimeError(f"{self.program} did not start")
+        return False
 
     def processes(self) -> dict[str, psutil.Process]:
         """Its one process."""

@@ -20,9 +20,10 @@ import pytest
 
 from benchmarks import kill
 from benchmarks.meters import START_MS, Meters, name, value
+from benchmarks.ports import free_port
 from telemetry import meter_id
 from telemetry.formats import ack, native
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
 
 
 class Honest:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import zmq
 
+from benchmarks.ports import free_port
 from cli import actions
 from cli.commands import COMMANDS
 from cli.main import build_parser, main
@@ -24,7 +25,7 @@ from query import messages as m
 from telemetry import meter_id
 from telemetry.formats import native
 from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
-from tests.conftest import ROOT, Stack, free_port
+from tests.conftest import ROOT, Stack
 
 HOUR = 3_600_000
 MARCH = 1709272800000  # 2024-03-01T00:00:00-06:00, Chicago's

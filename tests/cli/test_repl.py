@@ -13,12 +13,13 @@ import pexpect
 import pyte
 import pytest
 
+from benchmarks.ports import free_port
 from cli.monitor import Rate
 from query import messages as m
 from telemetry import meter_id
 from telemetry.formats import native
 from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
-from tests.conftest import ROOT, Stack, free_port
+from tests.conftest import ROOT, Stack
 
 START = 1709272800000  # 2024-03-01T06:00:00+00:00
 QUARTER = 900_000

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import zmq
 
+from benchmarks.ports import free_port
 from cli import watch
 from query import messages as m
 from query.client import Client
@@ -28,7 +29,7 @@ from query.transport import ENCODERS, MSGPACK, REPLIES, BusError, ServiceAwayErr
 from telemetry import meter_id
 from telemetry.formats import native
 from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
-from tests.conftest import ROOT, Stack, free_port
+from tests.conftest import ROOT, Stack
 from tests.query.feeding import (
     HOUR,
     at,
@@ -69,12 +70,13 @@ def part(stack: Stack, name: str) -> psutil.Process:
 
 @contextmanager
 def frozen(process: psutil.Process) -> Iterator[None]:
-    """A part that is there and does nothing."""
+    """A part that is there and does nothing; it may be killed meanwhile."""
     process.suspend()
     try:
         yield
     finally:
-        process.resume()
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def kill(stack: Stack, name: str) -> None:

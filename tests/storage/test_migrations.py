@@ -29,6 +29,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
+from benchmarks.ports import free_port
 from cli.child import Child
 from query.client import Client
 from query.transport import BusError
@@ -45,7 +46,7 @@ from storage.engine import (
 )
 from storage.queries import Reader
 from telemetry.registers import ALERT_LIMIT, BY_CODE, ENERGY_EXPORT, ENERGY_IMPORT
-from tests.conftest import ROOT, Stack, free_port
+from tests.conftest import ROOT, Stack
 
 NOW = 1_760_000_000_000  # 2025-10-09T08:53:20Z
 HOUR = 3_600_000
