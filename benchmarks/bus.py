@@ -192,7 +192,7 @@ def restarts(
     """
     context = multiprocessing.get_context("spawn")
     shared = Questions(context)
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     askers = [
         context.Process(target=_ask, args=(kind, port, str(guarded.key), shared, seed))
         for seed, kind in enumerate(kinds)

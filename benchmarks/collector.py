@@ -39,8 +39,8 @@ class Collector:
         """
         self._keep = data is not None
         self.data = data or Path(tempfile.mkdtemp(prefix="wattbus-bench-"))
-        self.udp = "127.0.0.1", free_port(socket.SOCK_DGRAM)
-        ports = {name: free_port(socket.SOCK_STREAM) for name in ("query", "live", "http")}
+        self.udp = "127.0.0.1", free_port()
+        ports = {name: free_port() for name in ("query", "live", "http")}
         self.query = f"tcp://127.0.0.1:{ports['query']}"
         flags = [f"--{name}-port={port}" for name, port in ports.items()]
         flags += [f"--udp-port={self.udp[1]}"]
@@ -110,7 +110,7 @@ class Collector:
 
 def first_answer(data: Path, meter: str) -> float:
     """Seconds from the start of a query service of its own on the data to its first answer."""
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "query", f"--data={data}", f"--query-port={port}"],

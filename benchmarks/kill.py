@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -52,8 +51,8 @@ class Serving:
     """A whole ``wattbus serve`` on free ports; ``module`` is what Python runs."""
 
     def __init__(self, directory: Path, module: str) -> None:
-        self.udp = "127.0.0.1", free_port(socket.SOCK_DGRAM)
-        ports = {part: free_port(socket.SOCK_STREAM) for part in ("query", "live", "http")}
+        self.udp = "127.0.0.1", free_port()
+        ports = {part: free_port() for part in ("query", "live", "http")}
         self._query = f"tcp://127.0.0.1:{ports['query']}"
         flags = [f"--{part}-port={port}" for part, port in ports.items()]
         flags += [f"--udp-port={self.udp[1]}", f"--data={directory / 'data'}", "--time-zone=UTC"]

@@ -65,7 +65,7 @@ class _Seen:
 def run(arguments: argparse.Namespace) -> None:
     """Send by turns, measure, print medians."""
     chosen = [one for one in SENDERS if arguments.only in (None, one.name)]
-    ports = [free_port(socket.SOCK_DGRAM) for _ in chosen]
+    ports = [free_port() for _ in chosen]
     listeners = [
         f'[[listeners]]\nport = {port}\nformat = "{one.format}"\n'
         for one, port in zip(chosen, ports, strict=True)

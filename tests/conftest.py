@@ -49,7 +49,7 @@ class Stack:
     data: Path
     flags: list[str] = field(default_factory=list)
     program: tuple[str, ...] = PROGRAM
-    udp_port: int = field(default_factory=lambda: free_port(socket.SOCK_DGRAM))
+    udp_port: int = field(default_factory=free_port)
     query_port: int = field(default_factory=free_port)
     live_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
@@ -93,7 +93,7 @@ class Stack:
             if "ready" in first or "is in use" not in self.log.read_text():
                 break
             self.stop()
-            self.udp_port = free_port(socket.SOCK_DGRAM)
+            self.udp_port = free_port()
             self.query_port, self.live_port, self.http_port = (free_port() for _ in range(3))
         assert "ready" in first, (first, self.log.read_text())
 

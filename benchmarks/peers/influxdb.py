@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,10 +68,10 @@ class InfluxDB(Server):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._port = free_port(socket.SOCK_STREAM)
-        self.udp = "127.0.0.1", free_port(socket.SOCK_DGRAM)
+        self._port = free_port()
+        self.udp = "127.0.0.1", free_port()
         config = directory / "influxdb.conf"
-        ports = {"http": self._port, "udp": self.udp[1], "rpc": free_port(socket.SOCK_STREAM)}
+        ports = {"http": self._port, "udp": self.udp[1], "rpc": free_port()}
         config.write_text(_CONFIG.format(directory=directory, database=_DATABASE, **ports))
         self._start(["-config", str(config)])
         self._http = Http(self._port)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ class VictoriaMetrics(Server):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._port = free_port(socket.SOCK_STREAM)
-        self.udp = "127.0.0.1", free_port(socket.SOCK_DGRAM)
+        self._port = free_port()
+        self.udp = "127.0.0.1", free_port()
         self._start(
             [
                 f"-storageDataPath={directory}",

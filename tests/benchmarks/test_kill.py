@@ -30,7 +30,7 @@ class Honest:
     """The small collector as a process."""
 
     def __init__(self, directory: Path, fault: str) -> None:
-        self.udp = "127.0.0.1", free_port(socket.SOCK_DGRAM)
+        self.udp = "127.0.0.1", free_port()
         self._file = directory / "honest.sqlite3"
         program = str(Path(__file__).with_name("honest.py"))
         self._command = [sys.executable, program, str(self.udp[1]), str(self._file), fault]
