@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 
-from cli import __main__ as program
+from cli import main as program
 from cli import serve
 from storage import handover
 from telemetry.datagrams import Envelopes, Mark

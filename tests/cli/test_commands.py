@@ -291,3 +291,17 @@ def test_pages_are_followed_to_the_end_as_they_are_needed() -> None:
     assert asked_for == [None]
     assert len(list(pages)) == 3
     assert asked_for == [None, 7, 3]
+
+
+@pytest.mark.parametrize("command", ["latest", "--help", "--version", "meter"])
+def test_what_is_asked_from_the_shell_imports_nothing_that_serves(command: str) -> None:
+    # On a small machine imports are seconds, and of a question nearly all.
+    program = "import sys; from cli.main import build_parser; build_parser(sys.argv[1]);"
+    program += "print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, command], capture_output=True, text=True, check=True
+    )
+    imported = set(done.stdout.split())
+    assert "cli.main" in imported
+    serving = {"cli.serve", "cli.config", "telemetry.receiver", "storage.writer", "query.service"}
+    assert not imported & (serving | {"sqlalchemy"})
