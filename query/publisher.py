@@ -84,10 +84,14 @@ class Publisher:
         """Close the socket."""
         self._socket.close()
 
-    def readings(self, readings: Readings) -> None:
-        """Publish readings that have just become durable."""
+    def heard(self) -> bool:
+        """Whether anybody wants readings now."""
         self._let_out()
         self._hear_subscriptions()
+        return self._all or bool(self._wanted)
+
+    def readings(self, readings: Readings) -> None:
+        """Publish readings that have just become durable."""
         if self._all:
             self._socket.send_multipart([BATCH, bare.pack(readings)])
         if not self._wanted:

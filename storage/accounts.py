@@ -48,6 +48,7 @@ class Assessed:
     starts: npt.NDArray[np.intp]
     windows: Windows
     counts: Int64s
+    sums: Int64s  # of the counts, of shape (6,)
 
 
 class Accounts:
@@ -80,9 +81,10 @@ class Accounts:
     def apply(self, assessed: Assessed, id: int) -> None:
         """Take in what a delivery was found to be."""
         self.windows.put(assessed.meter, assessed.windows)
-        self.counts[assessed.meter] += assessed.counts
+        for column in np.flatnonzero(assessed.counts.any(axis=0)).tolist():
+            self.counts[assessed.meter, column] += assessed.counts[:, column]
         self.changed[assessed.meter] = True
-        self.totals += assessed.counts.sum(axis=0)
+        self.totals += assessed.sums
         self.last = id
 
     def delete(self, number: int) -> None:
@@ -153,12 +155,12 @@ def assess(all_windows: Windows, delivery: Delivery) -> Assessed:
         late,
         lost,
     )
-    counts = np.zeros((len(numbers), len(COUNTS)), np.int64)
+    counts = np.zeros((len(numbers), len(COUNTS)), np.int64, "F")  # mostly of one column
     alone = len(starts) == len(meter)  # each meter once, as is usual of many
     for column, values in enumerate(each):
         if values.any():
             counts[:, column] = values if alone else np.add.reduceat(values, starts, dtype=np.int64)
-    return Assessed(verdict, numbers, starts, after, counts)
+    return Assessed(verdict, numbers, starts, after, counts, counts.sum(axis=0))
 
 
 def load(connection: sa.Connection) -> Accounts:

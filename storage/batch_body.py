@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from telemetry.counts import Counts
 from telemetry.datagrams import ENVELOPE_COLUMNS, Envelopes, Mark
-from telemetry.readings import COLUMNS, Int64s, Readings, UInt16s
+from telemetry.readings import COLUMNS, Int64s, Readings, UInt16s, spread
 
 _HEAD = struct.Struct("<III")
 # What a reading does not have of its datagram's envelope, in the order in which it travels.
@@ -48,6 +48,28 @@ class Body:
         """Of readings that stand in the order of their envelopes; nothing was counted."""
         columns = {name: getattr(readings, name) for name in _READING_COLUMNS}
         return cls(envelopes, **columns, counts=None)
+
+    @property
+    def each(self) -> int:
+        """How many readings every datagram brought, if they are as many of all, else 0."""
+        counts = self.envelopes.count
+        return int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
+
+    @property
+    def readings(self) -> Readings:
+        """The readings with what the envelopes say of them."""
+        envelopes = self.envelopes
+        repeated = {
+            name: spread(getattr(envelopes, name), envelopes.count)
+            for name in ("key_high", "key_low", "epoch")
+        }
+        return Readings(**repeated, **{name: getattr(self, name) for name in _READING_COLUMNS})
+
+    def of_datagrams(self, chosen: npt.NDArray[np.bool_]) -> Body:
+        """Only what the chosen datagrams brought; ``chosen`` has shape (m,)."""
+        rows = np.flatnonzero(np.repeat(chosen, self.envelopes.count))
+        columns = {name: getattr(self, name)[rows] for name in _READING_COLUMNS}
+        return Body(self.envelopes.take(np.flatnonzero(chosen)), **columns, counts=self.counts)
 
 
 def pack(parts: Sequence[tuple[Envelopes, Readings]], counts: Counts | None = None) -> bytes:
@@ -106,23 +128,11 @@ def _counts(octets: bytes) -> Counts | None:
         raise ValueError(f"a batch's counts cannot be read: {error}") from None
 
 
-def together(bodies: Sequence[Body]) -> tuple[Envelopes, Readings]:
-    """All datagrams in their order, and their readings with what the envelopes say of them."""
+def together(bodies: Sequence[Body]) -> Body:
+    """All datagrams and readings in their order, without what was counted."""
     envelopes = Envelopes.concatenate([body.envelopes for body in bodies])
     columns = {
         name: np.concatenate([getattr(body, name) for body in bodies] or [np.empty(0, dtype)])
         for name, dtype in _READING_COLUMNS.items()
     }
-    repeated = {
-        name: spread(getattr(envelopes, name), envelopes.count)
-        for name in ("key_high", "key_low", "epoch")
-    }
-    return envelopes, Readings(**repeated, **columns)
-
-
-def spread(column: npt.NDArray[Any], counts: UInt16s) -> npt.NDArray[Any]:
-    """Each value of m datagrams as often as ``counts``, of shape (m,), says."""
-    if len(counts) and (most := int(counts.max())) == counts.min():
-        # What is usual, in a fifth of the time.
-        return np.broadcast_to(column[:, np.newaxis], (len(column), most)).reshape(-1)
-    return np.repeat(column, counts)
+    return Body(envelopes, **columns, counts=None)

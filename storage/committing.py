@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from storage import journal, meters
-from storage.batch_body import spread
+from storage import arrival, journal, meters
+from storage.batch_body import Body
 from storage.database import Begin
 from storage.group import Group
 from storage.info import keep_number
@@ -23,7 +24,7 @@ from storage.receivers import Receivers
 from storage.spool import Spool
 from storage.tally import Tally
 from storage.upkeep import Upkeep
-from telemetry.readings import Int64s, Readings, UInt16s
+from telemetry.readings import Int64s
 
 _ADD_ROW = (
     "INSERT INTO journal (id, committed_ms, first_ms, last_ms, readings, body) "
@@ -62,10 +63,10 @@ class Committing:
 
     def judge_ahead(self, group: Group) -> Judged:
         """Judge what the spool has just taken, as it will be judged once it is drained."""
-        envelopes, readings = group.contents
-        numbers = self.known.find(envelopes.key_high, envelopes.key_low)
-        newest = _newest(readings, envelopes.count, group.arrived_ms)
-        return self.ledger.judge(None, numbers, envelopes, newest, group.arrived_ms)
+        body = group.contents
+        numbers = self.known.find(body.envelopes.key_high, body.envelopes.key_low)
+        newest = _newest(body, group.arrived_ms)
+        return self.ledger.judge(None, numbers, body.envelopes, newest, group.arrived_ms)
 
     def status(self) -> dict[str, Any]:
         """What was committed, how quickly, and what was lost."""
@@ -77,24 +78,24 @@ class Committing:
         now = int(time.time() * 1000)
         with self._begin() as connection:
             if self._spool.has(number):
-                return Kept(group.contents[1], {})
+                return Kept(group.contents, {})
             keep_number(connection, self._spool.key, number)
             group = group.new(self.receivers.number)
             self.receivers.keep(connection, group.numbers(), now)
-            envelopes, readings = group.contents
+            body = group.contents
+            envelopes = body.envelopes
             numbers, new = self.known.number(connection, envelopes.key_high, envelopes.key_low, now)
             judged = self.ledger.judge(
                 connection,
                 numbers,
                 envelopes,
-                _newest(readings, envelopes.count, group.arrived_ms),
+                _newest(body, group.arrived_ms),
                 group.arrived_ms,
             )
             self.ledger.count(connection, group.counts)
             meters.name(connection, {name for counts in group.counts for name in counts.names})
             kept = Kept.of(group, judged)
-            stored = spread(numbers.astype(np.uint32), envelopes.count * judged.stored)
-            batch = journal.sort(stored, kept.readings)
+            batch = arrival.sort(numbers[judged.stored].astype(np.uint32), kept.body)
             rows = self._add_row(connection, batch, now)
             limits = self.known.new_limits(connection, batch)
             if not self._watch.waiting:
@@ -120,10 +121,11 @@ class Committing:
         return 1
 
 
-def _newest(readings: Readings, counts: UInt16s, otherwise: int) -> Int64s:
+def _newest(body: Body, otherwise: int) -> Int64s:
     """The newest reading of each datagram, or another instant of those without any."""
-    if len(counts) == len(readings) and counts.all():
-        return readings.time
+    counts, time = body.envelopes.count, body.time
+    if 0 < body.each <= _FEW:
+        return reduce(np.maximum, time.reshape(-1, body.each).T)
     ends = np.cumsum(counts, dtype=np.int64)
     starts = ends - counts
     newest = np.full(len(counts), otherwise)
@@ -132,10 +134,10 @@ def _newest(readings: Readings, counts: UInt16s, otherwise: int) -> Int64s:
         return newest
     most = int(counts.max())
     if most > _FEW:
-        newest[filled] = np.maximum.reduceat(readings.time, starts[filled])
+        newest[filled] = np.maximum.reduceat(time, starts[filled])
         return newest
-    newest[filled] = readings.time[starts[filled]]
+    newest[filled] = time[starts[filled]]
     for place in range(1, most):  # in a datagram: much quicker than reduceat for so few
         rows = np.flatnonzero(counts > place)
-        newest[rows] = np.maximum(newest[rows], readings.time[starts[rows] + place])
+        newest[rows] = np.maximum(newest[rows], time[starts[rows] + place])
     return newest

@@ -48,8 +48,8 @@ class Group:
         return cls(arrived_ms, [Received(_NOBODY, 0, b"", body)])
 
     @cached_property
-    def contents(self) -> tuple[Envelopes, Readings]:
-        """All datagrams, in order, and all readings."""
+    def contents(self) -> Body:
+        """All datagrams and all readings, in order."""
         return batch_body.together([batch.body for batch in self.batches])
 
     @property

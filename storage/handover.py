@@ -115,7 +115,7 @@ class Handover:
         self._waiting = Waiting()
         self._parts: list[tuple[Envelopes, Readings]] = []
         self._readings = self._datagrams = 0  # in the parts
-        self._since = 0.0
+        self._since = self._ticked = 0.0
         self._counts: list[Counts] = []
         self._counted = 0.0
         self._acknowledgements: list[bytes] = []
@@ -155,7 +155,9 @@ class Handover:
         Answers for how many seconds it may be left alone.
         """
         now = time.monotonic()
-        if self._due(now) <= 0:
+        # The next turn will be as far off as the last one was: what is due by then leaves now.
+        self._ticked, before = now, self._ticked
+        if (self._parts or self._counts) and self._due(now) <= now - before:
             self._send(now)
         self._hear(now)
         self._send_overdue(now)

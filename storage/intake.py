@@ -68,6 +68,8 @@ class Intake:
 
     def keep(self, connection: sa.Connection, counts: list[Counts], now_ms: int) -> None:
         """Add counts to the tables, in the transaction that is open."""
+        if not counts:
+            return
         sums, rejected = Sums(), Counter[tuple[bytes, str]]()
         for each in counts:
             for listener in each.listeners:

@@ -41,10 +41,12 @@ class Judged:
 def answers_of(envelopes: Envelopes, order: Int64s, marks: Bytes, assessed: Assessed) -> Judged:
     """What follows of the verdicts; ``order`` is that of the delivery, as are ``marks``."""
     count, now = len(order), assessed.windows
+    answers = np.full(count, -1, np.int64)
+    if not (marks & _WINDOWED).any():  # nobody asks, and nobody is held to numbers
+        return Judged(np.ones(count, np.bool_), np.empty(0, ACK), answers)
     unique = assessed.verdict == Verdict.UNIQUE
     stored = np.empty(count, np.bool_)
     stored[order] = unique | (marks & _WINDOWED == 0)
-    answers = np.full(count, -1, np.int64)
     group = np.repeat(np.arange(len(now)), np.diff(assessed.starts, append=count))
     asking = (marks & _ASKED == _ASKED) & (assessed.verdict != Verdict.STALE)
     asking &= envelopes.epoch[order] == now.epoch[group]

@@ -8,25 +8,24 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from storage.batch_body import Body
 from storage.group import Group
 from storage.judged import Judged
-from telemetry.readings import Readings
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The readings that are stored, and the acknowledgements (ACK) by receiver."""
+    """What is stored, and the acknowledgements (ACK) by receiver."""
 
-    readings: Readings
+    body: Body
     acknowledgements: dict[bytes, npt.NDArray[np.void]]
 
     @classmethod
     def of(cls, group: Group, judged: Judged | None) -> Self:
         """Of a group of which this was said; without a verdict nothing is acknowledged."""
-        envelopes, readings = group.contents
+        body = group.contents
         if judged is None:
-            return cls(readings, {})
+            return cls(body, {})
         if not judged.stored.all():
-            stored = np.repeat(judged.stored, envelopes.count)
-            readings = readings.take(np.flatnonzero(stored))
-        return cls(readings, group.by_receiver(judged.acknowledgements, judged.answers))
+            body = body.of_datagrams(judged.stored)
+        return cls(body, group.by_receiver(judged.acknowledgements, judged.answers))

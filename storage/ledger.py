@@ -161,7 +161,7 @@ class Ledger:
 
     def _keep(self, connection: sa.Connection, delivery: Delivery, assessed: Assessed) -> None:
         number = self._accounts.last + 1
-        totals = self._accounts.totals + assessed.counts.sum(axis=0)
+        totals = self._accounts.totals + assessed.sums
         body = deliveries.encode(delivery, totals)
         many(connection, _ADD, [(number, _now(), body)])
         self._pending = assessed, number, len(body)

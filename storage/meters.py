@@ -156,15 +156,15 @@ def register(
 
 def name(connection: sa.Connection, ids: Iterable[str]) -> None:
     """Keep the long ids of meters that are known by their octets' text alone."""
-    update = _METERS.update().where(
-        _METERS.c.octets == sa.bindparam("own"), _METERS.c.id == sa.bindparam("usual")
-    )
     rows = [
         {"own": octets, "usual": meter_id.to_name(octets), "said": said}
         for said in ids
         for octets in [meter_id.to_octets(said)]
     ]
     if rows:
+        update = _METERS.update().where(
+            _METERS.c.octets == sa.bindparam("own"), _METERS.c.id == sa.bindparam("usual")
+        )
         connection.execute(update.values(id=sa.bindparam("said")), rows)
 
 

@@ -171,7 +171,7 @@ class Spooling:
             except self._cause.refusals as error:
                 self.refused(error)
         if self.spool.has(number):  # by a commit that was cut off
-            return Kept(group.contents[1], {})
+            return Kept(group.contents, {})
         if self.spool.empty:
             self._ahead = commits.begin_ahead()
         self.spool.append(number, group.pack(), group.readings)

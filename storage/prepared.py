@@ -65,10 +65,32 @@ def many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]])
 
     Bulk: straight to the driver, which takes a fraction of the time.
     """
-    if rows:
-        if connection.dialect.name == "postgresql":
-            statement = statement.replace("?", "%s")
-        connection.exec_driver_sql(statement, rows)
+    if not rows:
+        return
+    dialect = connection.dialect
+    if dialect.name == "postgresql":
+        statement = statement.replace("?", "%s")
+    if not connection.in_transaction():
+        connection.begin()
+    driver: Any = connection.connection.driver_connection
+    try:
+        if len(rows) == 1:
+            driver.execute(statement, rows[0])
+        else:
+            driver.cursor().executemany(statement, rows)
+    except dialect.loaded_dbapi.Error as error:
+        cut_off = dialect.is_disconnect(error, driver, None)
+        if cut_off:
+            connection.invalidate(error)
+        raise sa.exc.DBAPIError.instance(
+            statement,
+            rows,
+            error,
+            dialect.loaded_dbapi.Error,
+            connection_invalidated=cut_off,
+            dialect=dialect,
+            ismulti=True,
+        ) from error
 
 
 def integers(connection: sa.Connection, query: sa.Select[Any], **values: int) -> Int64s:

@@ -53,6 +53,9 @@ _LOOKING, _SEALING, _DRAINING = "looking for crossed limits", "sealing", "draini
 class Publisher(Protocol):
     """Where committed readings and alerts go live; called from the writer's thread."""
 
+    def heard(self) -> bool:
+        """Whether anybody wants readings now."""
+
     def readings(self, readings: Readings) -> None:
         """Readings that have just become durable, in the order of their arrival."""
 
@@ -231,8 +234,8 @@ class Writer:
                     return False
         self._trouble.over("committing")
         self._router.committed(kept.acknowledgements)
-        if len(kept.readings):
-            self._publisher.readings(kept.readings)
+        if len(kept.body) and self._publisher.heard():
+            self._publisher.readings(kept.body.readings)
         return True
 
     def _wait(self, stop: threading.Event) -> bool:

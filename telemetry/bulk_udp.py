@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 import uuid
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_int, c_size_t, c_uint, c_void_p
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _SO_COOKIE = 57
 _MEMINFO_WORDS = 9
 _MEMINFO_DROPS = 8
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_BEGINNING = 128  # octets of a datagram that lie apart from the rest, close to those of the next
 # What a small datagram takes of the receive buffer: its octets rounded up, plus the sk_buff.
 SMALL_DATAGRAM = 832
 
@@ -65,23 +67,25 @@ _WORDS = ctypes.sizeof(_MMsgHdr) // _WORD
 
 
 def _vectors(
-    rows: Bytes, lengths: Int64s | int, names: Bytes | None = None
+    parts: Sequence[tuple[Bytes, Int64s | int]], names: Bytes | None = None
 ) -> tuple[ctypes.Array[_MMsgHdr], ctypes.Array[_IoVec]]:
-    """Message headers whose i-th points to the i-th row, and address; the rest must be kept alive.
+    """Message headers whose i-th points to the i-th rows, and address; the rest must be kept alive.
 
-    ``lengths`` says how many octets of the rows count; ``names`` has an address for each.
+    A message is what stands in the row of the first part and goes on in that of the next; each
+    part says how many octets of its rows count. ``names`` has an address for each message.
     """
-    count = len(rows)
-    iov = (_IoVec * count)()
+    count = len(parts[0][0])
+    iov = (_IoVec * (count * len(parts)))()
     headers = (_MMsgHdr * count)()
     # Written through NumPy views: a Python loop over a million rows would be felt.
-    view = np.ndarray((count, 2), np.uintp, memoryview(iov))
-    view[:, 0] = _pointers(rows.ctypes.data, count, rows.strides[0])
-    view[:, 1] = lengths
+    view = np.ndarray((count, len(parts), 2), np.uintp, memoryview(iov))
+    for place, (rows, lengths) in enumerate(parts):
+        view[:, place, 0] = _pointers(rows.ctypes.data, count, rows.strides[0])
+        view[:, place, 1] = lengths
     slots = np.ndarray((count, _WORDS), np.uintp, memoryview(headers))
-    of_iov = _pointers(ctypes.addressof(iov), count, ctypes.sizeof(_IoVec))
+    of_iov = _pointers(ctypes.addressof(iov), count, ctypes.sizeof(_IoVec) * len(parts))
     slots[:, _MsgHdr.iov.offset // _WORD] = of_iov
-    slots[:, _MsgHdr.iov_length.offset // _WORD] = 1
+    slots[:, _MsgHdr.iov_length.offset // _WORD] = len(parts)
     if names is not None:
         of_name = _pointers(names.ctypes.data, count, names.strides[0])
         slots[:, _MsgHdr.name.offset // _WORD] = of_name
@@ -105,10 +109,16 @@ class BulkReceiver:
 
     def __init__(self, sock: socket.socket, most: int, room: int, *, portable: bool = False):
         self._socket = sock
+        # The kernel writes the beginnings close together: most datagrams have nothing more.
         self._rows = np.zeros((most, room), np.uint8)
+        self._short = min(_BEGINNING, room)
+        self._beginnings = np.zeros((most, self._short), np.uint8)
         self.addresses = np.zeros((most, addresses.ROOM), np.uint8)
         """Where the i-th datagram of the last call came from, a row as in ``addresses``."""
-        self._headers, self._iov = _vectors(self._rows, room, self.addresses)
+        rest = self._rows[:, self._short :]
+        self._headers, self._iov = _vectors(
+            [(self._beginnings, self._short), (rest, room - self._short)], self.addresses
+        )
         self._lengths = _column(self._headers, _MMsgHdr.length.offset)
         self._address_lengths = _column(self._headers, _MsgHdr.name_length.offset)
         self._address_lengths[:] = addresses.ROOM
@@ -116,9 +126,17 @@ class BulkReceiver:
 
     def receive(self) -> Datagrams:
         """What is waiting, at most ``most``; the rows are overwritten by the next call."""
-        lengths = self._one_by_one() if self._portable else self._in_bulk()
+        rows = self._rows
+        if self._portable:
+            lengths = self._one_by_one()
+        else:
+            lengths = self._in_bulk()
+            if lengths.max(initial=0) <= self._short:
+                rows = self._beginnings
+            else:
+                rows[: len(lengths), : self._short] = self._beginnings[: len(lengths)]
         count = len(lengths)
-        return Datagrams(self._rows[:count], lengths, addresses.sources(self.addresses[:count]))
+        return Datagrams(rows[:count], lengths, addresses.sources(self.addresses[:count]))
 
     def _in_bulk(self) -> Int64s:
         assert _RECVMMSG is not None
@@ -171,7 +189,7 @@ class BulkSender:
             return self._one_by_one(rows)
         assert _SENDMMSG is not None
         sent = 0
-        headers, _iov = _vectors(rows, rows.shape[1])
+        headers, _iov = _vectors([(rows, rows.shape[1])])
         while sent < len(rows):
             # One call takes at most UIO_MAXIOV messages.
             most = min(len(rows) - sent, 1024)
@@ -193,7 +211,7 @@ class BulkSender:
             return self._to_one_by_one(rows, lengths, to)
         assert _SENDMMSG is not None
         rows, to = np.ascontiguousarray(rows), np.ascontiguousarray(to)
-        headers, _iov = _vectors(rows, lengths, to)
+        headers, _iov = _vectors([(rows, lengths)], to)
         sent = at = 0
         while at < len(rows):
             most = min(len(rows) - at, 1024)

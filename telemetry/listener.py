@@ -53,7 +53,10 @@ class Listener:
         self.buffer = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.sock.setblocking(False)
         room = self.format.longest + 1  # a full row is longer than any datagram of the format
+        # Whole lines of the processor's cache, an odd number: of rows that lie a power of two apart
+        # all beginnings would have to share a few places of it.
         room += -room % 64
+        room += 0 if room % 128 else 64
         self.most = min(MOST_A_CALL, MOST_ROOM // room)
         self._bulk = BulkReceiver(self.sock, self.most, room, portable=self.portable)
         self._decode = self.format.decoder(self.options)
@@ -81,10 +84,9 @@ class Listener:
             decoded = self._decode(datagrams, arrival, self.gate)
             self.tally.add(decoded.tally)
             if len(decoded.envelopes):
-                came = self._bulk.addresses[decoded.rows]
-                key_id = native.key_ids(datagrams.octets)[decoded.rows]
-                replies.remember(self.sock, decoded.envelopes, key_id, came)
                 envelopes, readings = decoded.envelopes, decoded.readings
+                key_id, came = native.key_ids(datagrams.octets), self._bulk.addresses
+                replies.remember(self.sock, envelopes, decoded.rows, key_id, came)
                 if self._spacing is not None:
                     envelopes, readings = self._spacing.thin(envelopes, readings, arrival)
                 sink.put(envelopes, readings)

@@ -31,14 +31,12 @@ _RULE = (
     "starting with a letter or digit, or a UUID"
 )
 
-# Character classes by octet, for checking many ids at once.
-_ALLOWED: npt.NDArray[np.uint8] = np.zeros(256, np.uint8)
-_FIRST: npt.NDArray[np.bool_] = np.zeros(256, np.bool_)
-_FIRST[[c for c in range(128) if chr(c).isalnum()]] = True
-_ALLOWED[_FIRST] = 1
-_ALLOWED[[0, *map(ord, _MARKS)]] = 1
-_ONES = np.uint64(0x0101010101010101)
-_EIGHT = np.uint64(8)
+# For checking many ids at once each octet becomes 0xFF if it may be in a name, 0 if it is 0, else
+# 0x80; and the first one 1 if a name may begin with it, else 0.
+_ALNUM = {c for c in range(128) if chr(c).isalnum()}
+_CLASSES = bytes(0xFF if c in _ALNUM or chr(c) in _MARKS else 0x80 if c else 0 for c in range(256))
+_BEGINNINGS = bytes(c in _ALNUM for c in range(256))
+_FULL, _ONE = np.uint64(2**64 - 1), np.uint64(1)
 
 
 def to_octets(name: str) -> bytes:
@@ -104,14 +102,12 @@ def valid(high: UInt64s, low: UInt64s) -> npt.NDArray[np.bool_]:
 
 def _are_names(octets: Bytes) -> npt.NDArray[np.bool_]:
     """Which of n ids, of shape (n, 16), are names."""
-    allowed = _ALLOWED[octets].view(np.uint64)
-    empty = (octets == 0).view(np.uint8).view(np.uint64)
-    # A zero octet may only be followed by zero octets (little-endian: towards the higher bits).
-    gaps = ((empty << _EIGHT) & ~empty & _ONES).any(axis=1)
-    gaps |= (empty[:, 0] != 0) & (empty[:, 1] != _ONES)
-    names: npt.NDArray[np.bool_] = (
-        (allowed[:, 0] == _ONES) & (allowed[:, 1] == _ONES) & ~gaps & _FIRST[octets[:, 0]]
-    )
+    first, second = np.frombuffer(octets.tobytes().translate(_CLASSES), np.uint64).reshape(-1, 2).T
+    # Of octets that are 0xFF up to some place and 0 behind it (little-endian: towards the higher
+    # bits), and of no others, the number is a row of ones.
+    rows = (first & (first + _ONE)) | (second & (second + _ONE))
+    names: npt.NDArray[np.bool_] = (rows == 0) & ((first == _FULL) | (second == 0))
+    names &= np.frombuffer(octets[:, 0].tobytes().translate(_BEGINNINGS), np.bool_)
     return names
 
 

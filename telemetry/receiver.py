@@ -15,11 +15,12 @@ from telemetry.rejects import Reason
 from telemetry.replies import Replies
 from telemetry.sink import Sink
 
-# A nap after the first datagram lets hundreds gather for one call: enough for what a call costs to
+# A nap after the first datagram lets many gather for one call: enough for what a call costs to
 # count no more, few enough for the processor's cache, and a quarter of the socket buffer at most.
 SHORTEST_NAP = 0.001
-LONGEST_NAP = 0.02
-_ENOUGH = 1024
+LONGEST_NAP = 0.04
+LONGEST_WAITED_FOR = 0.02  # while meters want to be told what is durable
+_ENOUGH = 2048
 TELL_AGAIN = 3600.0  # seconds: a meter that was deleted and sends again is known by its name again
 MOST_TOLD = 100_000
 IDLE = 0.05  # seconds between looks at the stop flag and the sink when nothing arrives
@@ -56,6 +57,7 @@ def receive(
                 time.sleep(nap)
                 # The one whose buffer fills first sets the pace.
                 nap = min(_next_nap(nap, part.drain(one), one.holds) for one in ready)
+                nap = min(nap, part.longest_nap())
         part.measure(held=held)
         wait = min(IDLE, part.keep_house())
     for listener in listeners:
@@ -94,6 +96,10 @@ class _Part:
             if taken < listener.most:
                 break
         return total
+
+    def longest_nap(self) -> float:
+        """How long to nap at most, by whether meters have asked for an answer since the last."""
+        return LONGEST_WAITED_FOR if self._replies.were_asked_for() else LONGEST_NAP
 
     def measure(self, *, held: bool) -> None:
         """Read the kernel's counts."""

@@ -52,27 +52,34 @@ class Replies:
         }
         # What is full becomes the elder and the elder is forgotten: memory is bounded.
         self._younger, self._elder = _Ways(), _Ways()
+        self._asked = False
 
     def remember(
-        self, sock: socket.socket, envelopes: Envelopes, key_id: Bytes, came: Bytes
+        self, sock: socket.socket, envelopes: Envelopes, rows: Int64s, key_id: Bytes, came: Bytes
     ) -> None:
         """Of n datagrams of a socket, where those came from that want an answer.
 
-        ``key_id``, of shape (n,), names the key that signed each, 0: none. ``came`` has a row of
-        ``addresses`` for each.
+        ``rows``, of shape (n,), says where each stands in the other two: ``key_id`` names the key
+        that signed it, 0: none, and ``came`` has a row of ``addresses``.
         """
         wanted = np.flatnonzero(envelopes.marks & np.uint8(Mark.ACKNOWLEDGE))
         if not len(wanted):
             return
+        self._asked = True
         if len(self._younger.index) >= MOST_METERS:
             self._younger, self._elder = _Ways(), self._younger
         ways = np.zeros(len(wanted), _WAY)
         ways["socket"], ways["key_id"], ways["address"] = (
             sock.fileno(),
-            key_id[wanted],
-            came[wanted],
+            key_id[rows[wanted]],
+            came[rows[wanted]],
         )
         self._younger.keep(envelopes.key_high[wanted], envelopes.key_low[wanted], ways)
+
+    def were_asked_for(self) -> bool:
+        """Whether any datagram since the last call wanted an answer."""
+        asked, self._asked = self._asked, False
+        return asked
 
     def send(self, acknowledgements: npt.NDArray[np.void], ring: KeyRing) -> int:
         """Tell meters what is durable (dtype ACK), as far as they can be told; how many were.

@@ -84,6 +84,23 @@ _LONGER = sorted(
 )
 
 
+# By a first octet that no longer start begins with: who alone may claim it.
+_ALONE = {
+    octet: int(index)
+    for octet, index in enumerate(_CLAIMED)
+    if index != _NOBODY and octet not in {int(start[0]) for start, _ in _LONGER}
+}
+
+
+def _one_claim(datagrams: Datagrams) -> int | None:
+    """Which of _OWN decodes all of the datagrams, where that is told at a glance."""
+    first, lengths = datagrams.octets[:, 0], datagrams.lengths
+    alone = _ALONE.get(int(first[0])) if len(lengths) else None
+    if alone is None or lengths.min() == 0 or lengths.max() > _AUTO_LONGEST:
+        return None
+    return alone if (first == first[0]).all() else None
+
+
 def _claimed(datagrams: Datagrams) -> Int64s:
     """Which of _OWN decodes each datagram."""
     first = datagrams.octets[:, 0]
@@ -105,6 +122,9 @@ def _auto(options: Options) -> Decode:
     decoders = [known.decoder(options) for known in _OWN]
 
     def decode(datagrams: Datagrams, arrival: int, gate: Gate) -> Decoded:
+        alone = _one_claim(datagrams)
+        if alone is not None:
+            return decoders[alone](datagrams, arrival, gate)
         claimed = _claimed(datagrams)
         tally = Tally()
         cut = (datagrams.lengths > _AUTO_LONGEST) & (claimed != _NOBODY)

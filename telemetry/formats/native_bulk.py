@@ -10,7 +10,15 @@ from telemetry.clock import EARLIEST, FUTURE_WINDOW
 from telemetry.datagrams import Datagrams, Decoded, Envelopes, Mark, Tally
 from telemetry.formats.native import FLAG_ACKNOWLEDGE, HEADER, LONGEST, MAGIC, RECORD
 from telemetry.formats.native_checks import Shape, Sieve, all_plain, sift
-from telemetry.readings import DEVICE_BITS, Bytes, Int64s, Readings, Status, UInt64s
+from telemetry.readings import (
+    DEVICE_BITS,
+    Bytes,
+    Int64s,
+    Readings,
+    Status,
+    UInt64s,
+    spread_evenly,
+)
 from telemetry.registers import MAXIMA, MINIMA
 from telemetry.rejects import Reason
 
@@ -63,11 +71,13 @@ def _decode_same_length(
     octets: Bytes, length: int, sources: UInt64s, arrival: int, gate: Gate
 ) -> Decoded:
     """Datagrams of one length, the rows of ``octets``, of which the first ``length`` count."""
-    shape = all_plain(octets, length, sources, gate)
+    # Close together: each field is looked at several times, and the rows lie far apart.
+    octets = np.ascontiguousarray(octets[:, :length])
+    shape = all_plain(octets, sources, gate)
     if shape is not None:
         return _decode_shape(shape, arrival, gate)
     tally = Tally()
-    shapes = sift(octets, length, sources, arrival, gate, tally)
+    shapes = sift(octets, sources, arrival, gate, tally)
     return Decoded.merge([(_decode_shape(one, arrival, gate), one.place) for one in shapes], tally)
 
 
@@ -83,8 +93,10 @@ def _decode_shape(shape: Shape, arrival: int, gate: Gate) -> Decoded:
         strides=(stride, RECORD.itemsize),
     )
     key_high, key_low = shape.high, shape.low
-    register, value = records["register"].astype(np.intp), records["value"].astype(np.int64)
-    code = np.minimum(register, len(MAXIMA) - 1)
+    register, value = records["register"].copy(), records["value"].copy()
+    # Mostly all have the same registers: then their bounds are looked up once.
+    named = register[:1] if (register == register[0]).all() else register
+    code = np.minimum(named, len(MAXIMA) - 1)
     low, high = MINIMA[code], MAXIMA[code]
     wrong = (value < low) | (value > high)
     tally = Tally()
@@ -103,11 +115,12 @@ def _decode_shape(shape: Shape, arrival: int, gate: Gate) -> Decoded:
         count = len(rows)
     tally.accepted += count
     time, status = _times(header["base"].astype(np.int64), records, arrival)
+    epoch = header["epoch"].astype(np.uint32)
     readings = Readings(
-        key_high=np.repeat(key_high, each),
-        key_low=np.repeat(key_low, each),
-        epoch=np.repeat(header["epoch"].astype(np.uint32), each),
-        register=register.astype(np.uint16).ravel(),
+        key_high=spread_evenly(key_high, each),
+        key_low=spread_evenly(key_low, each),
+        epoch=spread_evenly(epoch, each),
+        register=register.ravel(),
         status=status.ravel(),
         time=time.ravel(),
         value=value.ravel(),
@@ -117,7 +130,7 @@ def _decode_shape(shape: Shape, arrival: int, gate: Gate) -> Decoded:
     envelopes = Envelopes(
         key_high,
         key_low,
-        header["epoch"].astype(np.uint32),
+        epoch,
         header["sequence"].astype(np.uint32),
         np.full(count, each, np.uint16),
         np.where(wanted, marks | _ACKNOWLEDGE, marks),

@@ -66,9 +66,10 @@ class Sieve:
         self.passed &= ~failed
 
 
-def all_plain(octets: Bytes, length: int, sources: UInt64s, gate: Gate) -> Shape | None:
+def all_plain(octets: Bytes, sources: UInt64s, gate: Gate) -> Shape | None:
     """The datagrams of one length if all are unsigned and come in: the way that must be short."""
-    count, stride = octets.shape[0], octets.strides[0]
+    count, length = octets.shape
+    stride = octets.strides[0]
     each, remainder = divmod(length - HEADER.itemsize, RECORD.itemsize)
     # Magic, version, flags and key id as one word, count and reserved as another.
     start = np.ndarray((count,), "<u4", octets, strides=(stride,))
@@ -84,11 +85,10 @@ def all_plain(octets: Bytes, length: int, sources: UInt64s, gate: Gate) -> Shape
     return Shape(octets, high, low, each, np.arange(count, dtype=np.int64), signed=False)
 
 
-def sift(
-    octets: Bytes, length: int, sources: UInt64s, arrival: int, gate: Gate, tally: Tally
-) -> list[Shape]:
+def sift(octets: Bytes, sources: UInt64s, arrival: int, gate: Gate, tally: Tally) -> list[Shape]:
     """Of datagrams of one length those that come in; each other one is counted in ``tally``."""
-    count, stride = octets.shape[0], octets.strides[0]
+    count, length = octets.shape
+    stride = octets.strides[0]
     header = np.ndarray((count,), HEADER, octets, strides=(stride,))
     each, remainder = divmod(length - HEADER.itemsize, RECORD.itemsize)
     flags, key_id = header["flags"], header["key_id"].copy()
@@ -120,10 +120,10 @@ def sift(
     plain = np.flatnonzero(sieve.passed & ~signed)
     if len(plain):
         own = high[plain], low[plain]
-        shapes.append(Shape(octets[plain, :length], *own, each, plain, signed=False))
+        shapes.append(Shape(octets[plain], *own, each, plain, signed=False))
     rows = np.flatnonzero(sieve.passed & signed)
     if len(rows):
-        clear, forged = _opened(octets[rows, :length], keys[rows], gate.ring)
+        clear, forged = _opened(octets[rows], keys[rows], gate.ring)
         failed = np.zeros(count, np.bool_)
         failed[rows] = forged
         sieve.refuse(Reason.FORGED, failed)

@@ -124,7 +124,7 @@ def parts(draw: st.DrawFn) -> tuple[Envelopes, Readings]:
 @given(st.lists(parts(), max_size=4), st.sampled_from([None, COUNTS]))
 def test_what_is_packed_comes_back(given_: Parts, counts: Counts | None) -> None:
     body = unpack(pack(given_, counts))
-    envelopes, readings = together([body])
+    envelopes, readings = body.envelopes, body.readings
     same(envelopes, Envelopes.concatenate([one for one, _ in given_]), tuple(ENVELOPE_COLUMNS))
     same(readings, Readings.concatenate([one for _, one in given_]), tuple(COLUMNS))
     assert body.counts == counts
@@ -133,7 +133,8 @@ def test_what_is_packed_comes_back(given_: Parts, counts: Counts | None) -> None
 
 @given(st.lists(parts(), max_size=4))
 def test_bodies_together_are_what_went_into_them(given_: Parts) -> None:
-    envelopes, readings = together([unpack(pack([one])) for one in given_])
+    body = together([unpack(pack([one])) for one in given_])
+    envelopes, readings = body.envelopes, body.readings
     same(envelopes, Envelopes.concatenate([one for one, _ in given_]), tuple(ENVELOPE_COLUMNS))
     same(readings, Readings.concatenate([one for _, one in given_]), tuple(COLUMNS))
 
@@ -173,7 +174,7 @@ def test_any_other_octets_are_refused_with_one_error(octets: bytes, m: int, n: i
             body = unpack(any_)
         except ValueError:
             continue
-        assert pack([(body.envelopes, together([body])[1])], body.counts)[:8] == any_[:8]
+        assert pack([(body.envelopes, body.readings)], body.counts)[:8] == any_[:8]
 
 
 @pytest.mark.parametrize(
@@ -193,9 +194,8 @@ def test_marks_that_there_are_not() -> None:
 def test_a_batch_of_counts_alone() -> None:
     body = unpack(pack([], COUNTS))
     assert (len(body), len(body.envelopes), body.counts) == (0, 0, COUNTS)
-    envelopes, readings = together([body])
-    assert (len(envelopes), len(readings)) == (0, 0)
-    assert len(together([])[1]) == 0
+    assert (len(body.envelopes), len(body.readings)) == (0, 0)
+    assert len(together([])) == 0
     assert isinstance(Body.of(*TWO), Body)
 
 

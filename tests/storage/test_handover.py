@@ -285,7 +285,7 @@ class WriterThread:
             self._router.receive(0.02, 1_000_000)
             taken = self._router.take(NOW)
             if taken is not None:
-                self.committed += taken.contents[1].value.tolist()
+                self.committed += taken.contents.value.tolist()
             if self._confirms:
                 self._router.committed()
             self.reports = list(self._router.reports.values())
@@ -425,7 +425,7 @@ def test_two_receivers_and_a_question(endpoint: str) -> None:
         assert taken == 4
         read = router.take(NOW)
         assert read is not None
-        assert sorted(read.contents[1].value.tolist()) == [1, 2, 11, 12]
+        assert sorted(read.contents.value.tolist()) == [1, 2, 11, 12]
         assert router.take(NOW) is None
         requests = [(kind, tag, body) for _, kind, tag, body in router.requests]
         assert requests == [(b"status", b"tag", b""), (b"change", b"gat", b"{}")]
@@ -442,6 +442,27 @@ def test_two_receivers_and_a_question(endpoint: str) -> None:
         for socket in sockets:
             socket.close()
         router.close()
+
+
+def test_a_batch_does_not_wait_for_a_turn_that_comes_too_late(
+    endpoint: str, receiver: Handover
+) -> None:
+    """Turns 20 ms apart: what is 10 ms old only then leaves with the turn before."""
+    router = Router(endpoint)
+    receiver.tick()
+    for turn in range(1, 4):
+        time.sleep(0.02)
+        own = readings([turn])
+        receiver.put(enveloped(own), own)
+        receiver.tick()
+        assert receiver._waiting.last == turn
+    # But turns that follow each other at once gather.
+    for _ in range(3):
+        own = readings([9])
+        receiver.put(enveloped(own), own)
+        receiver.tick()
+    assert receiver._waiting.last == 3
+    router.close()
 
 
 def test_full(receiver: Handover, monkeypatch: pytest.MonkeyPatch) -> None:

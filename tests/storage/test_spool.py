@@ -169,8 +169,8 @@ def test_a_group_is_kept_as_the_document_says(tmp_path: Path) -> None:
     assert again.numbers() == group.numbers() == {names[0]: 7, names[1]: 2**64 - 1}
     assert again.pack() == octets
     assert again.counts == [counts]
-    assert again.contents[1].value.tolist() == [1, 2, 3]
-    assert again.contents[0].count.tolist() == [2, 1]
+    assert again.contents.value.tolist() == [1, 2, 3]
+    assert again.contents.envelopes.count.tolist() == [2, 1]
     # Of each receiver only what is not committed yet.
     assert [one.number for one in again.new(lambda _: 7).batches] == [2**64 - 1]
     assert again.new(lambda _: 6) is again
@@ -195,8 +195,8 @@ def test_a_spool_of_an_earlier_wattbus(tmp_path: Path) -> None:
     assert spool.version == 1
     assert group.new(lambda _: 100) is group  # it has no number of a receiver's
     assert group.numbers() == {}
-    assert group.contents[1].value.tolist() == [1, 2, 3]
-    assert group.contents[0].count.tolist() == [2, 1]
+    assert group.contents.value.tolist() == [1, 2, 3]
+    assert group.contents.envelopes.count.tolist() == [2, 1]
     spool.drained(number)
     assert spool.version == 2
     spool.close()

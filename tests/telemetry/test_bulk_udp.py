@@ -111,6 +111,19 @@ def test_rows_and_lengths_are_what_was_sent(pair: Pair, portable: bool) -> None:
             assert length == (ROOM if longer else len(datagram))
 
 
+@ways
+def test_short_and_long_ones_in_any_company(pair: Pair, portable: bool) -> None:
+    sock, sender = pair
+    ask_for_buffer(sock, 1 << 20)
+    receiver = BulkReceiver(sock, 16, 1300, portable=portable)
+    random = np.random.default_rng(6)
+    for lengths in ([72, 1, 128], [72, 129, 40, 1200], [300], [127, 0, 128], [1299, 128]):
+        sent = [random.bytes(length) for length in lengths]
+        for datagram in sent:
+            sender.send(datagram)
+        assert [octets for octets, _ in take_all(receiver)] == sent
+
+
 @counted
 def test_both_ways_give_the_same() -> None:
     random = np.random.default_rng(5)

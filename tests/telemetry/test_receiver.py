@@ -548,7 +548,7 @@ def test_the_busiest_second_is_measured_while_receiving(listen: Open) -> None:
 @pytest.mark.parametrize("holds", [157, 512, 10_082])
 def test_naps_follow_the_rate(holds: int) -> None:
     """A quarter of the buffer gathers in a nap, but no more than the processor's cache likes."""
-    gathers = min(1024, holds // 4)
+    gathers = min(2048, holds // 4)
     for rate in (10, 10_000, 100_000, 400_000):
         nap = receiver.LONGEST_NAP
         for _ in range(24):

@@ -52,6 +52,21 @@ def no_keys(count: int) -> npt.NDArray[np.uint8]:
     return np.zeros(count, np.uint8)
 
 
+def remember(
+    part: Replies,
+    sock: socket.socket,
+    own: Envelopes,
+    key_id: npt.NDArray[np.uint8],
+    came: npt.NDArray[np.uint8],
+) -> None:
+    """They stand in a call's rows every other one, in the opposite order."""
+    rows = 2 * np.arange(len(own))[::-1]
+    all_key_ids = np.full(2 * len(own), 9, np.uint8)
+    all_came = np.zeros((2 * len(own), came.shape[1]), np.uint8)
+    all_key_ids[rows], all_came[rows] = key_id, came
+    part.remember(sock, own, rows, all_key_ids, all_came)
+
+
 class Ends:
     """Sockets of the collector and of meters."""
 
@@ -93,13 +108,13 @@ def test_each_meter_is_told_where_its_newest_came_from(
     part = Replies({collector: portable})
     first, second, third = (sock.getsockname() for sock in meters)
     a, b, c = meter(1), meter(2), meter(3)
-    part.remember(collector, envelopes([a, b, a]), no_keys(3), rows_of(first, second, third))
+    remember(part, collector, envelopes([a, b, a]), no_keys(3), rows_of(first, second, third))
     assert part.send(acks([a, b, c], 5), KeyRing.empty()) == 2
     expected = [ack.Ack(b, 7, 5, 0)], [ack.Ack(a, 7, 5, 0)]
     assert heard(meters[0]) == []
     for sock, told in zip(meters[1:], expected, strict=True):
         assert [ack.decode(one) for one in heard(sock)] == told
-    part.remember(collector, envelopes([a]), no_keys(1), rows_of(first))
+    remember(part, collector, envelopes([a]), no_keys(1), rows_of(first))
     assert part.send(acks([a], 6), KeyRing.empty()) == 1
     assert [ack.decode(one) for one in heard(meters[0])] == [ack.Ack(a, 7, 6, 0)]
 
@@ -109,7 +124,7 @@ def test_the_answer_leaves_from_the_socket_that_was_asked(ends: Ends, portable: 
     one, other, far = ends.bind(), ends.bind(), ends.bind()
     part = Replies({one: portable, other: portable})
     for sock, number in ((one, 1), (other, 2)):
-        part.remember(sock, envelopes([meter(number)]), no_keys(1), rows_of(far.getsockname()))
+        remember(part, sock, envelopes([meter(number)]), no_keys(1), rows_of(far.getsockname()))
     assert part.send(acks([meter(2), meter(1)]), KeyRing.empty()) == 2
     came = dict(far.recvfrom(100) for _ in range(2))
     assert {ack.decode(said).octets: at for said, at in came.items()} == {  # type: ignore[union-attr]
@@ -124,7 +139,7 @@ def test_a_signed_datagram_gets_a_signed_answer(ends: Ends, portable: bool) -> N
     part = Replies({collector: portable})
     (boiler, first, *_), (_, second, *_), (attic, seventh, *_) = KEYS[:3]
     octets, key_id = [boiler, attic, meter(1)], np.array([second, seventh, 0], np.uint8)
-    part.remember(collector, envelopes(octets), key_id, rows_of(*[far.getsockname()] * 3))
+    remember(part, collector, envelopes(octets), key_id, rows_of(*[far.getsockname()] * 3))
     assert part.send(acks(octets), RING) == 3
     said = {one[4:20]: one for one in heard(far)}
     assert sorted(map(len, said.values())) == [36, 52, 52]
@@ -141,7 +156,7 @@ def test_where_the_key_is_gone_nothing_is_said(ends: Ends, portable: bool) -> No
     collector, far = ends.bind(), ends.bind()
     part = Replies({collector: portable})
     octets, key_id = [KEYS[0][0], meter(1)], np.array([1, 0], np.uint8)
-    part.remember(collector, envelopes(octets), key_id, rows_of(*[far.getsockname()] * 2))
+    remember(part, collector, envelopes(octets), key_id, rows_of(*[far.getsockname()] * 2))
     assert part.send(acks(octets), KeyRing.empty()) == 1
     assert [one[4:20] for one in heard(far)] == [meter(1)]
 
@@ -150,7 +165,7 @@ def test_what_did_not_ask_is_not_remembered(ends: Ends) -> None:
     collector, far = ends.bind(), ends.bind()
     part = Replies({collector: False})
     name = rows_of(far.getsockname())
-    part.remember(collector, envelopes([meter(1)], int(Mark.NUMBERED)), no_keys(1), name)
+    remember(part, collector, envelopes([meter(1)], int(Mark.NUMBERED)), no_keys(1), name)
     assert part.send(acks([meter(1)]), KeyRing.empty()) == 0
     assert part.send(acks([]), KeyRing.empty()) == 0
 
@@ -164,7 +179,7 @@ def test_one_that_cannot_be_reached_keeps_no_other_from_being_told(
     octets = [meter(number) for number in range(5)]
     nowhere = "255.255.255.255", 9  # sending there is not permitted
     names = [nowhere, far.getsockname(), ("127.0.0.1", 0), far.getsockname(), nowhere]
-    part.remember(collector, envelopes(octets), no_keys(5), rows_of(*names))
+    remember(part, collector, envelopes(octets), no_keys(5), rows_of(*names))
     assert part.send(acks(octets), KeyRing.empty()) == 2
     assert [one[4:20] for one in heard(far)] == [octets[1], octets[3]]
 
@@ -176,8 +191,8 @@ def test_thousands_in_one_go(ends: Ends, portable: bool) -> None:
     count = min(2500, far.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 1280)
     part = Replies({collector: portable})
     octets = [meter(number) for number in range(count)]
-    part.remember(
-        collector, envelopes(octets), no_keys(count), rows_of(*[far.getsockname()] * count)
+    remember(
+        part, collector, envelopes(octets), no_keys(count), rows_of(*[far.getsockname()] * count)
     )
     assert part.send(acks(octets), KeyRing.empty()) == count
     assert [one[4:20] for one in heard(far)] == octets
@@ -192,15 +207,15 @@ def test_what_is_remembered_is_bounded_and_the_newest_stay(
     sent = [meter(number) for number in range(1000)]
     for start in range(0, 1000, 25):
         some = sent[start : start + 25]
-        part.remember(collector, envelopes(some), no_keys(25), rows_of(*[far.getsockname()] * 25))
+        remember(part, collector, envelopes(some), no_keys(25), rows_of(*[far.getsockname()] * 25))
         assert len(part._younger.index) + len(part._elder.index) <= 200
     assert part.send(acks(sent[-100:]), KeyRing.empty()) == 100
     heard(far)
     assert part.send(acks(sent[:800]), KeyRing.empty()) == 0
     # One that is in both is told where its newest came from.
     other = ends.bind()
-    part.remember(collector, envelopes(sent[-1:]), no_keys(1), rows_of(other.getsockname()))
-    part.remember(collector, envelopes(sent[:25]), no_keys(25), rows_of(*[far.getsockname()] * 25))
+    remember(part, collector, envelopes(sent[-1:]), no_keys(1), rows_of(other.getsockname()))
+    remember(part, collector, envelopes(sent[:25]), no_keys(25), rows_of(*[far.getsockname()] * 25))
     assert part.send(acks(sent[-1:]), KeyRing.empty()) == 1
     assert len(heard(other)) == 1
 
@@ -213,7 +228,7 @@ def test_the_elder_ways_are_taken_where_there_are_no_younger(
     part = Replies({collector: False})
     for numbers, sock in (((1, 2), first), ((3, 4), second)):
         some = [meter(number) for number in numbers]
-        part.remember(collector, envelopes(some), no_keys(2), rows_of(*[sock.getsockname()] * 2))
+        remember(part, collector, envelopes(some), no_keys(2), rows_of(*[sock.getsockname()] * 2))
     assert part.send(acks([meter(1), meter(4)]), KeyRing.empty()) == 2
     assert [one[4:20] for one in heard(first)] == [meter(1)]
     assert [one[4:20] for one in heard(second)] == [meter(4)]
