@@ -23,6 +23,7 @@ import pytest
 from telemetry.files.csv_text import HEADER
 from telemetry.files.csv_values import status_text
 from tests.conftest import ROOT, Stack
+from tests.shell import wattbus
 from tests.telemetry.files.nem12_text import days
 
 DATA = ROOT / "tests" / "data"
@@ -32,26 +33,9 @@ COUNTS = re.compile(r"([\d,]+) (?:would be )?stored, ([\d,]+) were there already
 
 
 def bring(stack: Stack | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``wattbus import`` on a collector's data."""
+    """Run ``wattbus import`` on a collector's data, in this process; a warning is an error."""
     data = stack if isinstance(stack, Path) else stack.data
-    return subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "error",
-            "-m",
-            "cli.main",
-            "import",
-            *arguments,
-            "--data",
-            str(data),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return wattbus("import", *arguments, "--data", str(data))
 
 
 def brought(stack: Stack, *arguments: str) -> tuple[int, int]:
