@@ -19,6 +19,7 @@ from telemetry.readings import COLUMNS
 from telemetry.registers import BY_CODE
 from telemetry.rejects import Reason, RejectedError
 from telemetry.security import seal
+from tests.examples import examples
 from tests.telemetry.rings import KEYS, MASTER, ring_of, vector_gate
 
 ARRIVAL = 1_795_428_900_000  # the end of one of the ring's keys
@@ -117,13 +118,13 @@ def agree(cases: list[Case], gate: Gate = GATE) -> Decoded:
     return decoded
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(st.lists(cases(), min_size=1, max_size=6))
 def test_on_mutated_datagrams(cases: list[Case]) -> None:
     agree(cases)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(st.lists(cases(), min_size=2, max_size=6))
 def test_on_datagrams_of_one_length(cases: list[Case]) -> None:
     """Signed ones of n records are as long as unsigned ones of one more."""
