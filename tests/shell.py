@@ -24,8 +24,10 @@ def wattbus(*arguments: str, stdin: str = "", columns: str | None = None) -> Com
     with tempfile.TemporaryDirectory() as path, ExitStack() as files:
         given, said, complained = (Path(path) / name for name in ("in", "out", "err"))
         given.write_text(stdin)
+        own = os.dup(0)
         try:
             sys.stdin = files.enter_context(given.open())
+            os.dup2(sys.stdin.fileno(), 0)  # some read the descriptor itself
             sys.stdout = files.enter_context(said.open("w"))
             sys.stderr = files.enter_context(complained.open("w"))
             _set(columns)
@@ -34,6 +36,8 @@ def wattbus(*arguments: str, stdin: str = "", columns: str | None = None) -> Com
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         finally:
             sys.stdin, sys.stdout, sys.stderr, width = before
+            os.dup2(own, 0)
+            os.close(own)
             _set(width)
         files.close()
         return CompletedProcess(arguments, code, said.read_text(), complained.read_text())
