@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from telemetry import meter_id
 from telemetry.admission import Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded, Mark, halves_of
-from telemetry.formats import FORMATS, native, native_bulk
+from telemetry.formats import FORMATS, dlms, native, native_bulk
 from telemetry.formats.options import Options
 from telemetry.readings import COLUMNS
 from telemetry.registers import BY_CODE
@@ -142,7 +142,12 @@ def test_where_only_some_meters_may_send_unsigned(cases: list[Case], meters: lis
 @settings(deadline=None)
 @given(st.lists(cases(), min_size=1, max_size=4))
 def test_a_listener_of_both_formats_does_the_same(cases: list[Case]) -> None:
-    cases = [case for case in cases if case.datagram[:1] not in TEXT]
+    # What begins as another format's is that format's: text, and DLMS, which has two octets.
+    cases = [
+        case
+        for case in cases
+        if case.datagram[:1] not in TEXT and not case.datagram.startswith(dlms.STARTS)
+    ]
     if not cases:
         return
     decoded = FORMATS["auto"].decoder(Options())(batch(cases), ARRIVAL, GATE)
