@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from cli.starting import importing
+
 Run = Callable[[argparse.Namespace], int]
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Load = Callable[[], tuple[AddArguments, Run]]
@@ -158,7 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = sys.argv[1:] if argv is None else argv
     command = next((word for word in given if not word.startswith("-")), "")
-    arguments = build_parser(command).parse_args(given)
+    with importing():
+        parser = build_parser(command)
+    arguments = parser.parse_args(given)
     code: int = arguments.run(arguments)
     return code
 

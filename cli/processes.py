@@ -20,7 +20,7 @@ import zmq
 
 from cli import config
 from cli.config import Config, ConfigError
-from cli.starting import StartError, in_use
+from cli.starting import StartError, importing, in_use
 from query.messages import ListenerStatus, ReceiverStatus
 from storage.errors import StorageError
 from telemetry.keys import KeyRing
@@ -131,13 +131,14 @@ def _allow_connections() -> None:
 
 def receiver(settings: Config, stop: threading.Event) -> None:
     """Take in datagrams and hand their readings to the writer."""
-    from cli.sockets import open_all
-    from storage.handover import Handover
-    from storage.meter_keys import Keys
-    from telemetry.admission import Allowed
-    from telemetry.formats import FORMATS
-    from telemetry.listener import describe
-    from telemetry.receiver import receive
+    with importing(stays=True):
+        from cli.sockets import open_all
+        from storage.handover import Handover
+        from storage.meter_keys import Keys
+        from telemetry.admission import Allowed
+        from telemetry.formats import FORMATS
+        from telemetry.listener import describe
+        from telemetry.receiver import receive
 
     keys = Keys(settings.directory)
     ring = _lasting(keys.ring)
@@ -212,12 +213,13 @@ def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverSt
 
 def writer(settings: Config, stop: threading.Event) -> None:
     """Commit readings, raise alerts, publish live, change the registry."""
-    from query.gate import Gate
-    from query.publisher import Publisher
-    from storage import key_file
-    from storage.engine import pending, place
-    from storage.lock import only_writer
-    from storage.writer import Writer
+    with importing(stays=True):
+        from query.gate import Gate
+        from query.publisher import Publisher
+        from storage import key_file
+        from storage.engine import pending, place
+        from storage.lock import only_writer
+        from storage.writer import Writer
 
     key_file.check(settings.directory)
     with only_writer(settings.directory):
@@ -244,8 +246,9 @@ def writer(settings: Config, stop: threading.Event) -> None:
 
 def query(settings: Config, stop: threading.Event) -> None:
     """Answer the query bus."""
-    from query.gate import Gate
-    from query.service import Service
+    with importing(stays=True):
+        from query.gate import Gate
+        from query.service import Service
 
     gate = Gate(settings.directory) if settings.query.guarded else None
     service = _bound(
@@ -270,7 +273,8 @@ def query(settings: Config, stop: threading.Event) -> None:
 
 def http(settings: Config, stop: threading.Event) -> None:
     """Answer the old HTTP clients; the server minds the signals itself."""
-    from query.http.server import serve
+    with importing(stays=True):
+        from query.http.server import serve
 
     host, port = settings.where("http")
 

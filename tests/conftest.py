@@ -21,6 +21,7 @@ from benchmarks.ports import free_port
 from query.client import Client
 from query.transport import BusError
 from tests.postgresql import PostgresServer
+from tests.shell import wattbus
 from tests.waiting import PATIENCE, wait_until
 
 T = TypeVar("T")
@@ -137,16 +138,8 @@ class Stack:
         return Client(self.query)
 
     def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a client command against this collector."""
-        return subprocess.run(
-            [sys.executable, "-m", "cli", *arguments, "--query", self.query],
-            cwd=ROOT,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=os.environ | {"COLUMNS": "100"},
-        )
+        """Run a client command against this collector, in this process."""
+        return wattbus(*arguments, "--query", self.query, stdin=stdin or "", columns="100")
 
     def wait_for(self, meter_id: str, time_ms: int, within: float = PATIENCE) -> None:
         """Wait until a reading of that instant, or a later one, can be asked for."""

@@ -105,8 +105,9 @@ def test_a_restored_collector_answers_as_the_first(make_stack: MakeStack, tmp_pa
     stack = make_stack("--demo", "3")
     stack.send([datagram("a", number) for number in range(3000)])
     all_are_stored(stack, "a", 3000)
-    for words in (["set", "a", "--name", "The cellar"], ["set", "a", "--limit", "1"]):
-        stack.cli(*words)
+    for words in (["--name", "The cellar"], ["--limit", "1"]):
+        assert stack.cli("meters", "set", "a", *words).returncode == 0
+    stack.wait_for("demo-1", 0)
     stack.stop()
     file = tmp_path / "backup.sqlite3"
     assert run("backup", "--data", stack.data, file).returncode == 0

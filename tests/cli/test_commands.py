@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import shlex
@@ -21,6 +22,7 @@ from benchmarks.ports import free_port
 from cli import actions
 from cli.commands import COMMANDS
 from cli.main import build_parser, main
+from cli.starting import importing
 from query import messages as m
 from telemetry import meter_id
 from telemetry.formats import native
@@ -305,3 +307,21 @@ def test_what_is_asked_from_the_shell_imports_nothing_that_serves(command: str) 
     assert "cli.main" in imported
     serving = {"cli.serve", "cli.config", "telemetry.receiver", "storage.writer", "query.service"}
     assert not imported & (serving | {"sqlalchemy"})
+
+
+def test_imports_are_not_searched_for_garbage() -> None:
+    seen: list[str] = []
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        seen.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        with importing():
+            assert len([[] for _ in range(10_000)]) == 10_000
+            assert seen == []
+        assert gc.isenabled()
+        gc.collect()
+        assert seen
+    finally:
+        gc.callbacks.remove(note)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ import pytest
 from telemetry.files.csv_text import HEADER
 from telemetry.files.csv_values import status_text
 from tests.conftest import ROOT, Stack
+from tests.query.feeding import running
+from tests.shell import wattbus
 from tests.telemetry.files.nem12_text import days
 
 DATA = ROOT / "tests" / "data"
@@ -32,26 +34,9 @@ COUNTS = re.compile(r"([\d,]+) (?:would be )?stored, ([\d,]+) were there already
 
 
 def bring(stack: Stack | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``wattbus import`` on a collector's data."""
+    """Run ``wattbus import`` on a collector's data, in this process; a warning is an error."""
     data = stack if isinstance(stack, Path) else stack.data
-    return subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "error",
-            "-m",
-            "cli.main",
-            "import",
-            *arguments,
-            "--data",
-            str(data),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return wattbus("import", *arguments, "--data", str(data))
 
 
 def brought(stack: Stack, *arguments: str) -> tuple[int, int]:
@@ -73,6 +58,13 @@ def exported(stack: Stack, *arguments: str) -> str:
     done = stack.cli("export", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A collector of all tests that store nothing."""
+    with running(tmp_path_factory.mktemp("empty")) as one:
+        yield one
 
 
 def stored(stack: Stack) -> int:
@@ -234,22 +226,22 @@ WRONG_FILES = [
 ]
 
 
-def test_a_wrong_file_stores_nothing(stack: Stack, tmp_path: Path) -> None:
+def test_a_wrong_file_stores_nothing(shared: Stack, tmp_path: Path) -> None:
     good, wrong = tmp_path / "good.csv", tmp_path / "wrong.csv"
     good.write_text(days("202402", 2))
     for content, message in WRONG_FILES:
         wrong.write_text(content)
-        done = bring(stack, str(good), str(wrong), "--id", "kitchen")
+        done = bring(shared, str(good), str(wrong), "--id", "kitchen")
         assert (done.returncode, done.stdout) == (2, "")
         assert f"wattbus: {wrong}: {message}" in done.stderr
         assert "Traceback" not in done.stderr
-    done = bring(stack, str(good), str(wrong), "--dry-run")
+    done = bring(shared, str(good), str(wrong), "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
     wrong.write_bytes(b"time,power\n1700000000,1\n1700000000,\xff\n")
-    assert "line 3: is not UTF-8" in bring(stack, str(wrong), "--id", "x").stderr
+    assert "line 3: is not UTF-8" in bring(shared, str(wrong), "--id", "x").stderr
     wrong.write_bytes(gzip.compress(days("202403", 2).encode())[:-20])
-    assert "the gzip file is damaged" in bring(stack, str(wrong)).stderr
-    assert stored(stack) == 0
+    assert "the gzip file is damaged" in bring(shared, str(wrong)).stderr
+    assert stored(shared) == 0
 
 
 def test_files_that_disagree_store_nothing(stack: Stack, tmp_path: Path) -> None:
@@ -276,7 +268,7 @@ def test_no_collector(tmp_path: Path) -> None:
     assert "98 would be stored" in done.stdout
 
 
-def test_wrong_arguments_of_import(stack: Stack) -> None:
+def test_wrong_arguments_of_import(shared: Stack) -> None:
     for arguments, message in (
         (["/no/such/file"], "cannot read /no/such/file: No such file"),
         ([str(DATA)], f"cannot read {DATA}: Is a directory"),
@@ -285,11 +277,11 @@ def test_wrong_arguments_of_import(stack: Stack) -> None:
         ([EXAMPLES[1], "--utc-offset", "ten"], "'ten' is no offset from UTC"),
         ([EXAMPLES[1], "--format", "csv", "--id", "x"], "line 1: "),
     ):
-        done = bring(stack, *arguments)
+        done = bring(shared, *arguments)
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
-    assert stored(stack) == 0
+    assert stored(shared) == 0
 
 
 def test_wrong_arguments_of_export(stack: Stack, tmp_path: Path) -> None:
@@ -309,12 +301,12 @@ def test_wrong_arguments_of_export(stack: Stack, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("kept*"))
 
 
-def test_parquet_says_what_to_install(stack: Stack, tmp_path: Path) -> None:
+def test_parquet_says_what_to_install(shared: Stack, tmp_path: Path) -> None:
     (tmp_path / "pyarrow.py").write_text("raise ImportError")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "cli", "export", "--all"),
-            *("--format", "parquet", "--query", stack.query),
+            *("--format", "parquet", "--query", shared.query),
         ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from storage.key_making import give, listed, rotate
 from storage.meter_keys import Keys
 from telemetry.meter_id import to_octets
 from tests.conftest import Stack
+from tests.query.feeding import running
 from tests.telemetry.test_dlms import (
     AK,
     EK,
@@ -91,6 +92,13 @@ def test_a_ciphered_meter_and_a_replay_after_a_restart(make_stack: Callable[...,
     assert refused(stack) == {}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A collector of those tests whose wishes are refused."""
+    with running(tmp_path_factory.mktemp("dlms")) as one:
+        yield one
+
+
 def test_plain_pushes_and_blocks_of_real_meters(stack: Stack) -> None:
     stack.send([bytes.fromhex(push["udp4059_hex"]) for push in PUSHES[8:]])
     cyprus = next(case for case in OTHERS if len(case["apdus"]) > 1)
@@ -116,16 +124,16 @@ def test_plain_pushes_and_blocks_of_real_meters(stack: Stack) -> None:
         (f"meters add x --key {EK.hex()} --authentication-key 12", "write 32 hexadecimal digits"),
     ],
 )
-def test_what_cannot_be_meant(stack: Stack, words: str, said: str) -> None:
-    done = stack.cli(*words.split())
+def test_what_cannot_be_meant(shared: Stack, words: str, said: str) -> None:
+    done = shared.cli(*words.split())
     assert done.returncode == 2
     assert said in done.stderr
 
 
-def test_the_service_refuses_half_a_key(stack: Stack) -> None:
+def test_the_service_refuses_half_a_key(shared: Stack) -> None:
     from tests.query.feeding import refused as expecting
 
-    with stack.client() as client:
+    with shared.client() as client:
         for key, half in (("first", AK.hex()), (EK.hex(), "zz")):
             with expecting("bad_request", "authentication key"):
                 client.register_with_key("x", key, half)

@@ -27,11 +27,12 @@ from telemetry import meter_id
 from telemetry.readings import COLUMNS, Readings
 from telemetry.registers import ENERGY_IMPORT
 from tests.conftest import Stack
+from tests.examples import examples
 from tests.query.feeding import feed, heard, running
 from tests.waiting import PATIENCE, undisturbed, wait_until
 
 PING = ENCODERS[JSON](m.Ping())
-MANY = settings(max_examples=150, deadline=None)
+MANY = settings(max_examples=examples(150), deadline=None)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from query.transport import ENCODERS, REQUESTS
 from telemetry import meter_id
 from telemetry.calendar import parse_instant
 from telemetry.formats.native import Record, encode
+from tests.query.feeding import running
 from tests.waiting import PATIENCE, seconds, undisturbed
 
 ROOT = Path(__file__).parent.parent.parent
@@ -124,6 +125,13 @@ def shim(query: str, errors: int = subprocess.DEVNULL) -> Iterator[tuple[str, An
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A collector of several tests, each of which has meters of its own."""
+    with running(tmp_path_factory.mktemp("http")) as one:
+        yield one
+
+
 @pytest.fixture
 def lonely() -> Iterator[str]:
     """A shim whose bus nobody answers."""
@@ -131,14 +139,14 @@ def lonely() -> Iterator[str]:
         yield url
 
 
-def test_old_keys_of_a_meter(stack: Stack) -> None:
-    with stack.client() as client:
+def test_old_keys_of_a_meter(shared: Stack) -> None:
+    with shared.client() as client:
         client.register("kitchen", time_zone="America/Sao_Paulo")
     values = [1_000_000, 1_001_170, 1_335_680, 1_933_004]
-    stack.send(readings("kitchen", START, TEN_MINUTES, values))
-    stack.wait_for("kitchen", START + 3 * TEN_MINUTES)
-    stack.wait_until(lambda client: bool(client.alerts("kitchen").alerts))
-    status, _, body = get(stack.http, "/?id=kitchen")
+    shared.send(readings("kitchen", START, TEN_MINUTES, values))
+    shared.wait_for("kitchen", START + 3 * TEN_MINUTES)
+    shared.wait_until(lambda client: bool(client.alerts("kitchen").alerts))
+    status, _, body = get(shared.http, "/?id=kitchen")
     assert status == 200
     # As text: numbers are exact decimals, without a binary float's tail.
     assert body.decode() == (
@@ -152,34 +160,34 @@ def test_old_keys_of_a_meter(stack: Stack) -> None:
     )
 
 
-def test_current_bill_is_that_of_the_last_reading(stack: Stack) -> None:
-    with stack.client() as client:
+def test_current_bill_is_that_of_the_last_reading(shared: Stack) -> None:
+    with shared.client() as client:
         client.register("hall", time_zone="America/Sao_Paulo")
         client.register("attic", time_zone="America/Sao_Paulo")
     november = parse_instant("2026-11-01T00:00:00", SAO_PAULO)
     # The limit was crossed in October; November has one reading, so no whole interval yet.
-    stack.send(readings("hall", november - 1_800_000, 1_000_000, [0, 600_000, 600_250]))
+    shared.send(readings("hall", november - 1_800_000, 1_000_000, [0, 600_000, 600_250]))
     # Its only other reading is from September.
-    stack.send(readings("attic", november - 40 * 86_400_000, 1, [5]))
-    stack.send(readings("attic", november + 60_000, 1, [100_005]))
-    stack.wait_for("hall", november + 200_000)
-    stack.wait_for("attic", november + 60_000)
-    stack.wait_until(lambda client: bool(client.alerts("hall").alerts))
-    hall = json.loads(get(stack.http, "/?id=hall")[2])["hall"]
+    shared.send(readings("attic", november - 40 * 86_400_000, 1, [5]))
+    shared.send(readings("attic", november + 60_000, 1, [100_005]))
+    shared.wait_for("hall", november + 200_000)
+    shared.wait_for("attic", november + 60_000)
+    shared.wait_until(lambda client: bool(client.alerts("hall").alerts))
+    hall = json.loads(get(shared.http, "/?id=hall")[2])["hall"]
     assert hall["consumo_atual_kWh"] == "0.250"
     assert hall["consumo_total_kWh"] == 600.25
     assert hall["alerta"] == ""
     assert hall["Fatura_Atual"] == []
-    attic = json.loads(get(stack.http, "/?id=attic")[2])["attic"]
+    attic = json.loads(get(shared.http, "/?id=attic")[2])["attic"]
     assert attic["consumo_atual_kWh"] == "100.000"
     assert attic["consumo_kwh"] == 100
 
 
-def test_long_bill_comes_whole(stack: Stack) -> None:
+def test_long_bill_comes_whole(shared: Stack) -> None:
     count = m.MOST_ROWS + 500
-    stack.send(readings("busy", START, 10_000, list(range(0, count * 3, 3))))
-    stack.wait_for("busy", START + (count - 1) * 10_000)
-    answer = json.loads(get(stack.http, "/?id=busy")[2])["busy"]
+    shared.send(readings("busy", START, 10_000, list(range(0, count * 3, 3))))
+    shared.wait_for("busy", START + (count - 1) * 10_000)
+    answer = json.loads(get(shared.http, "/?id=busy")[2])["busy"]
     assert [row["consumo_kwh"] for row in answer["Fatura_Atual"]] == [0.003] * (count - 1)
 
 
@@ -262,12 +270,12 @@ def curl(url: str, **options: object) -> tuple[int, str, bytes]:
     return status, head.getvalue().decode("ascii").lower(), body.getvalue()
 
 
-def test_curl(stack: Stack) -> None:
-    with stack.client() as client:
-        client.register("kitchen")
-    url = f"{stack.http}/?id=kitchen"
+def test_curl(shared: Stack) -> None:
+    with shared.client() as client:
+        client.register("cellar")
+    url = f"{shared.http}/?id=cellar"
     status, head, body = curl(url)
-    assert (status, list(json.loads(body))) == (200, ["kitchen"])
+    assert (status, list(json.loads(body))) == (200, ["cellar"])
     assert "connection: close" in head
     status, head, nothing = curl(url, NOBODY=True)
     assert (status, nothing) == (200, b"")
@@ -279,29 +287,29 @@ def test_curl(stack: Stack) -> None:
             next(line for line in head.split("\r\n") if line.startswith("allow: "))[7:].split(", ")
         )
     assert curl(url, CUSTOMREQUEST="POST", POSTFIELDS="x" * 100_000)[0] in (405, 431)
-    status, _, body = curl(f"{stack.http}/healthz")
+    status, _, body = curl(f"{shared.http}/healthz")
     assert status == 200
     assert json.loads(body).keys() == {"status", "version"}
     assert json.loads(body)["status"] == "ok"
 
 
-def test_how_old_clients_speak(stack: Stack) -> None:
-    with stack.client() as client:
-        client.register("kitchen")
-    expected = get(stack.http, "/?id=kitchen")[2]
+def test_how_old_clients_speak(shared: Stack) -> None:
+    with shared.client() as client:
+        client.register("cellar")
+    expected = get(shared.http, "/?id=cellar")[2]
     for parts in (
-        [b"GET /?id=kitchen HTTP/1.0\r\n\r\n"],
-        [b"GET /?id=ki", b"tchen HTTP/1.1\r\nHo", b"st: x\r\n\r", b"\n"],
-        [b"GET /?id=kitchen HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"],
-        [b"GET /?id=kitchen HTTP/1.1\r\nHost: x\r\n\r\n" * 2],
-        [b"GET /?id=kitchen HTTP/1.1\r\nHost: [\r\n\r\n"],
+        [b"GET /?id=cellar HTTP/1.0\r\n\r\n"],
+        [b"GET /?id=ce", b"llar HTTP/1.1\r\nHo", b"st: x\r\n\r", b"\n"],
+        [b"GET /?id=cellar HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"],
+        [b"GET /?id=cellar HTTP/1.1\r\nHost: x\r\n\r\n" * 2],
+        [b"GET /?id=cellar HTTP/1.1\r\nHost: [\r\n\r\n"],
     ):
-        status, headers, body = parse(exchange(stack.http, *parts))
+        status, headers, body = parse(exchange(shared.http, *parts))
         assert (status, body) == (200, expected), parts
         assert int(headers["content-length"]) == len(body)
     # One that shuts down its own side after the request, as `nc -N` does.
-    with socket.create_connection(("127.0.0.1", port_of(stack.http)), timeout=PATIENCE) as sock:
-        sock.sendall(b"GET /?id=kitchen HTTP/1.1\r\nHost: x\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", port_of(shared.http)), timeout=PATIENCE) as sock:
+        sock.sendall(b"GET /?id=cellar HTTP/1.1\r\nHost: x\r\n\r\n")
         sock.shutdown(socket.SHUT_WR)
         assert parse(read_all(sock))[2] == expected
 

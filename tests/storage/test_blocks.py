@@ -21,6 +21,7 @@ from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 from storage import block_bits, block_series, blocks
 from storage.blocks import BRIEF, LASTING, MOST_READINGS, Stored
 from storage.journal import DamagedError
+from tests.examples import examples
 
 VECTORS = sorted((Path(__file__).parents[1] / "vectors/blocks").glob("?/*.json"))
 NEWEST = [path for path in VECTORS if path.parent.name == "2"]
@@ -520,7 +521,7 @@ def decoded(body: bytes) -> None:
                 assert_same(own, found.take(rows))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.binary(max_size=200))
 def test_any_octets_are_damaged_or_whole(octets: bytes) -> None:
     decoded(octets)
@@ -536,7 +537,7 @@ column = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -558,7 +559,7 @@ def test_any_columns_are_damaged_or_whole(registers: list[tuple[Any, ...]]) -> N
     decoded(sealed(msgspec.msgpack.encode(registers)))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     path=st.sampled_from(VECTORS),
     places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),

@@ -26,6 +26,7 @@ from storage import batch_body, handover
 from storage.handover import Handover, Waiting
 from storage.inbox import Inbox, Router
 from telemetry.readings import Readings
+from tests.examples import examples
 from tests.storage.handing import enveloped, put
 
 SILENCE = 1.0
@@ -226,7 +227,7 @@ class HandoverMachine(RuleBasedStateMachine):
 
 
 TestHandover = HandoverMachine.TestCase
-TestHandover.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestHandover.settings = settings(max_examples=examples(300), stateful_step_count=40, deadline=None)
 
 
 def test_all_the_rest_follows_what_ends_a_silence() -> None:

@@ -27,6 +27,7 @@ from telemetry.counts import Counts, ListenerCounts
 from telemetry.datagrams import Envelopes, Mark
 from telemetry.formats.ack import WINDOW
 from telemetry.windows import LATE, Verdict
+from tests.examples import examples
 from tests.storage.conftest import MakeDatabase
 from tests.telemetry.test_windows import EPOCHS, NEAR, Meter
 from tests.waiting import undisturbed
@@ -258,7 +259,9 @@ def run(office: Office, steps: list[tuple[str, Any]], monkeypatch: pytest.Monkey
 
 @given(STEPS)
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(80),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_any_commits_folds_kills_and_deletions(
     office: Office, steps: list[tuple[str, Any]]

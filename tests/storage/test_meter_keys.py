@@ -21,6 +21,7 @@ from telemetry import meter_id
 from telemetry.keys import KeyRing
 from telemetry.meter_index import UNKNOWN
 from telemetry.security import derive
+from tests.examples import examples
 from tests.waiting import seconds, undisturbed
 
 NOW = 1_795_348_800_000
@@ -191,7 +192,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(STEPS, max_size=40), st.integers(0, 254))
 def test_rotation(steps: list[tuple[str, int]], rotated_before: int) -> None:
     """Whatever is done: no secret comes back, overlaps are as long as asked, none is for ever."""

@@ -255,9 +255,11 @@ def test_slices_of_a_meter_that_sends_every_second_are_short(house: House) -> No
     house.thin()
     assert house.energy(1, Step.HOUR, 32) == before
     assert len(house.readings(1)) < 31 * 96 + 90_000
-    # CPU alone, and so the half of what the whole time was allowed: 23 and 49 ms when it was made.
-    assert sorted(house.slices)[len(house.slices) // 2] < 0.05
-    assert max(house.slices) < 0.1
+    # CPU alone, 23 and 49 ms when it was made, of some 0.9 s: whatever the machine, all of it is in
+    # many slices, and none takes a large share.
+    whole = sum(house.slices)
+    assert sorted(house.slices)[len(house.slices) // 2] < 0.05 * whole
+    assert max(house.slices) < 0.15 * whole
 
 
 @ladder("raw 30 d, 15 min", 4)

@@ -33,6 +33,7 @@ from telemetry import calendar, intervals
 from telemetry.intervals import Flag
 from telemetry.readings import Readings, Series
 from telemetry.registers import BY_CODE, ENERGY_IMPORT, POWER_IMPORT
+from tests.examples import examples
 
 Value = tuple[int, int, int, int]  # meter, register, time, value
 ZONE = ZoneInfo("Europe/Lisbon")
@@ -204,7 +205,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_slices", "small_parts")
 @settings(
-    max_examples=40,
+    max_examples=examples(40),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -334,7 +335,7 @@ def test_a_repeat_is_kept_when_its_epoch_is_older() -> None:
     assert blocks.arrange(stored(2, 1)).epoch.tolist() == [2, 1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     data=st.lists(
         st.tuples(
@@ -379,7 +380,7 @@ def test_blocks_give_back_what_was_put_in(
         blocks.decode(body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     meters=st.integers(1, 4),

@@ -10,6 +10,7 @@ from storage import journal
 from storage.tail import Tail
 from storage.watermark import Watermark
 from telemetry.readings import Readings
+from tests.examples import examples
 
 ROW = st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 3])), min_size=1, max_size=6)
 
@@ -31,7 +32,7 @@ def batch(row: list[tuple[int, int]], first: int) -> journal.Batch:
 
 
 @given(st.lists(ROW, max_size=90), st.integers(0, 90), st.integers(1, 4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_each_series_is_in_the_order_of_acceptance(
     rows: list[list[tuple[int, int]]], sealed: int, gone: int
 ) -> None:

@@ -17,6 +17,7 @@ from telemetry.keys import KeyRing
 from telemetry.meter_id import halves, to_name, to_octets
 from telemetry.readings import UInt64s
 from telemetry.rejects import Reason
+from tests.examples import examples
 
 ODD = [
     *("127.0.0.1", "127.255.255.255", "128.0.0.0", "126.255.255.255", "0.0.0.0", "10.1.2.3"),
@@ -54,7 +55,7 @@ def everybody(count: int) -> tuple[UInt64s, UInt64s]:
     return np.full(count, high, np.uint64), np.full(count, low, np.uint64)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.lists(networks(), max_size=3), st.lists(addresses, min_size=1, max_size=8))
 def test_networks_hold_what_they_should(blocks: list[str], sent: list[str]) -> None:
     sources = np.stack([halves_of(one) for one in sent])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from telemetry import anchors, intervals
 from telemetry.intervals import Curve, Replacement, Settled
 from telemetry.readings import Series
+from tests.examples import examples
 
 START = 1_760_000_000_000
 MINUTE = 60_000
@@ -55,7 +56,7 @@ def series(draw: st.DrawFn) -> tuple[Series, list[Replacement]]:
     return whole, swaps
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(
     series(),
     st.sampled_from([None, 2_000, 40_000]),
@@ -103,7 +104,7 @@ def small(draw: st.DrawFn) -> Series:
     return Series(time, value, epoch.astype(np.uint32), np.zeros(len(value), np.uint16))
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=examples(1_000), deadline=None)
 @given(small(), st.sampled_from([None, 2, 5]), st.sampled_from([None, 8]), st.data())
 def test_no_value_is_too_low_to_be_cut_right(
     made: Series, power: int | None, modulus: int | None, data: st.DataObject

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from telemetry.delivery import LONGEST, Delivery, Numbers
 from telemetry.formats.ack_bulk import Acks
 from tests.delivery.honest_collector import BadNetwork, HonestCollector
+from tests.examples import examples
 
 Ack = tuple[int, int, int, int]  # meter, epoch, next, bitmap
 
@@ -274,7 +275,7 @@ class World:
         assert self.delivery.next_due() == math.inf
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     meters=st.integers(1, 4),

@@ -28,6 +28,7 @@ from telemetry.meter_id import from_halves, halves, to_name, to_octets
 from telemetry.readings import Status
 from telemetry.registers import BY_CODE
 from telemetry.rejects import Reason, RejectedError
+from tests.examples import examples
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "vectors" / "dlms"
@@ -569,7 +570,7 @@ WHOLE = [bytes.fromhex(push["udp4059_hex"]) for push in PUSHES] + [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.data())
 def test_any_bytes_are_taken_or_counted(data: st.DataObject) -> None:
     made = bytearray(data.draw(st.sampled_from(WHOLE) | st.binary(max_size=300)))
@@ -591,7 +592,7 @@ def test_any_bytes_are_taken_or_counted(data: st.DataObject) -> None:
     assert len(one.envelopes) == one.tally.accepted
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.binary(max_size=200))
 def test_the_cursor_reads_or_refuses(octets: bytes) -> None:
     cursor = Cursor(octets)

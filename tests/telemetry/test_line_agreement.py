@@ -22,6 +22,7 @@ from telemetry.formats.line_text import Point, lines
 from telemetry.formats.options import LineOptions, Options
 from telemetry.readings import COLUMNS, Status
 from telemetry.rejects import Reason
+from tests.examples import examples
 from tests.telemetry.test_line import ARRIVAL, CORPUS, NEVER, OPEN, octets_of
 
 TAGS = ("meter", "id", "host")
@@ -211,7 +212,7 @@ def batches(draw: st.DrawFn) -> list[bytes]:
     return [bytes(text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @example([b"m,id=a " + b"k" * 60 + b"=1\n" + b"m,id=a p=1\n" * 3], "ns", NOISE)
 @example([b"m,id=a power=1,energy_import_kWh=2,power=3\n" * 3], "ns", NOISE)
 @example([b'm,id=a power=1 0\nm,id=a power=2,x="" 0\n'], "ns", NOISE)

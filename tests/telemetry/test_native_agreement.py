@@ -22,6 +22,7 @@ from telemetry.formats.options import Options
 from telemetry.readings import COLUMNS, Readings, Status
 from telemetry.registers import BY_CODE, REGISTERS
 from telemetry.rejects import Reason, RejectedError
+from tests.examples import examples
 from tests.telemetry.rings import open_gate
 
 OPEN = open_gate()
@@ -173,7 +174,7 @@ def test_on_random_bytes_after_a_right_start(datagrams: list[bytes]) -> None:
     agree(datagrams)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.lists(mutated(), min_size=1, max_size=4))
 def test_on_mutated_datagrams_of_any_lengths(datagrams: list[bytes]) -> None:
     agree(datagrams)
@@ -453,13 +454,13 @@ def objects(draw: st.DrawFn) -> bytes:
     return ("{" + ",".join(fields) + "}").encode("utf-8", "surrogatepass")
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(objects())
 def test_anything_like_a_json_datagram_is_taken_or_counted(datagram: bytes) -> None:
     take_or_count(datagram)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(objects(), st.integers(0, 10**6), st.integers(0, 255))
 def test_a_json_datagram_with_an_octet_changed_or_cut_is_taken_or_counted(
     datagram: bytes, place: int, octet: int

@@ -16,6 +16,7 @@ from telemetry.intervals import Flag, curve, settle
 from telemetry.readings import COLUMNS, DEVICE_BITS, Readings, Series, Status
 from telemetry.registers import ALERT_LIMIT, ENERGY_EXPORT, ENERGY_IMPORT, POWER_IMPORT
 from telemetry.spacing import Part, Spacing
+from tests.examples import examples
 
 SLOT = 10
 ENERGIES = (ENERGY_IMPORT, ENERGY_EXPORT)
@@ -187,7 +188,7 @@ def datagram(draw: st.DrawFn) -> Datagram:
 steps = st.lists(st.one_of(st.lists(datagram(), min_size=1, max_size=6), st.integers(-5, 25)))
 
 
-@settings(max_examples=600)
+@settings(max_examples=examples(600))
 @given(steps)
 def test_it_does_what_the_document_says(script: list[Step]) -> None:
     spacing, plain, now = Spacing(SLOT), Plain(), 1000
@@ -266,7 +267,7 @@ lives = st.lists(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(lives, st.lists(st.integers(1, 20), max_size=6), st.booleans())
 @example([[5, 5, 5], [1, 1, 1, 2, 3, 4, 5, 6]], [], False)
 @example([[5, 5, 5], [0, 0, 0, 0, 1, 2, 3, 4, 5, 6]], [4], False)

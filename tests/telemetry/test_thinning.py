@@ -13,6 +13,7 @@ from telemetry.calendar import DAY_MS, HOUR_MS, QUARTER_MS, Period, Step, edges,
 from telemetry.intervals import Curve, Flag, Replacement, settle, slots
 from telemetry.readings import Int64s, Series, Status
 from telemetry.thinning import Book, thin_energy, thin_instants
+from tests.examples import examples
 
 MINUTE_MS = 60_000
 UTC = ZoneInfo("UTC")
@@ -326,7 +327,7 @@ def windows(draw: st.DrawFn) -> Period:
     return Period(start * unit, (start + draw(st.integers(1, 60))) * unit)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(nasty(), windows(), books(), st.sampled_from([Step.QUARTER, Step.HOUR, Step.DAY]))
 def test_thinning_is_exact_and_happens_once(
     before: Series, window: Period, book: Book, step: Step
@@ -337,7 +338,7 @@ def test_thinning_is_exact_and_happens_once(
     assert sorted(rows(thin(found, window, step, book))) == sorted(rows(found))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(nasty(), books(), st.sampled_from(["UTC", "Asia/Kathmandu", "America/Sao_Paulo"]))
 def test_two_steps_are_as_exact_as_one(before: Series, book: Book, name: str) -> None:
     zone, window = ZoneInfo(name), Period(0, 2 * DAY_MS)
@@ -349,7 +350,7 @@ def test_two_steps_are_as_exact_as_one(before: Series, book: Book, name: str) ->
         assert_same(before, after, window, Step.DAY, book, zone)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(nasty(), books(), st.integers(1, 9), st.integers(1, 9))
 def test_windows_one_after_another(before: Series, book: Book, first: int, second: int) -> None:
     windows = [
@@ -362,7 +363,7 @@ def test_windows_one_after_another(before: Series, book: Book, first: int, secon
     assert_same(before, found, Period(0, windows[1].end_ms), Step.QUARTER, book)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(nasty(), st.integers(-HOUR_MS, HOUR_MS), st.integers(1, 9 * HOUR_MS))
 def test_windows_off_the_grid(before: Series, start: int, length: int) -> None:
     window = Period(start, start + length)

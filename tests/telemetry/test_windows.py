@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from telemetry.formats.ack import WINDOW
 from telemetry.windows import LAST, LATE, Verdict, Windows, acknowledgements, judge, late
+from tests.examples import examples
 
 Number = tuple[int, int]  # epoch and sequence
 
@@ -145,7 +146,7 @@ def check(commits: list[list[tuple[int, int, int]]]) -> None:
 
 
 @given(COMMITS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_verdicts_are_those_of_one_after_the_other(
     commits: list[list[tuple[int, int, int]]],
 ) -> None:
@@ -153,7 +154,7 @@ def test_verdicts_are_those_of_one_after_the_other(
 
 
 @given(disturbed())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_verdicts_of_what_meters_send(commits: list[list[tuple[int, int, int]]]) -> None:
     check(commits)
 
@@ -224,7 +225,7 @@ def by_the_rules(fleet: Fleet, chance: Iterator[float], count: int, epoch: int) 
 
 
 @given(st.integers(0, 2**32), st.integers(1, 400))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_who_follows_the_rules_gets_everything_acknowledged(seed: int, count: int) -> None:
     random = np.random.default_rng(seed)
     chance = iter(random.random, None)
