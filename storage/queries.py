@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 import numpy as np
 import sqlalchemy as sa
 
-from storage import alert_rows, damaged_rows, deletion, history, journal, meters, schema, watermark
+from storage import (
+    alert_rows,
+    damaged_rows,
+    deletion,
+    history,
+    journal,
+    meters,
+    schema,
+    standing,
+    watermark,
+)
 from storage.blocks import Stored
 from storage.engine import (
     Database,
@@ -23,6 +33,7 @@ from storage.engine import (
 )
 from storage.meters import Meter
 from storage.prepared import Prepared
+from storage.standing import Standing
 from storage.tail import Tail
 from telemetry.intervals import Replacement
 from telemetry.readings import Series
@@ -32,7 +43,7 @@ log = logging.getLogger("storage")
 
 _BODIES_A_READ = 256
 _MOST_REMEMBERED = 100_000
-_NEW = (
+_NEW = Prepared(
     sa.select(schema.journal.c.id, schema.journal.c.body)
     .where(schema.journal.c.id > sa.bindparam("last"))
     .order_by(schema.journal.c.id)
@@ -75,7 +86,9 @@ class Reader:
         self._damaged: set[int] = set()  # rows of the journal, not sealed, that are left out
         self._last = 0
         self._deletions = 0  # of meters, that are known
-        self._news: int | None = None
+        self._made_again = 0
+        self._version: int | None = None  # of the database, in the last snapshot
+        self.news = 0  # grows with each snapshot that may see more than the one before it
         self._meters: dict[str, Meter] = {}  # asked for since the last news
         self._remembered: dict[Hashable, Any] = {}  # since then too
         self._idle: sa.Connection | None = None
@@ -98,7 +111,10 @@ class Reader:
 
         Raises StorageError on damage.
         """
-        connection = self._idle or self._engine.connect()
+        connection = self._idle
+        if connection is None:
+            connection = self._engine.connect()
+            self._version = None  # each connection counts for itself
         self._idle, self._current = None, connection
         try:
             self._follow(begin_snapshot(connection))
@@ -114,28 +130,30 @@ class Reader:
         assert self._current is not None, "outside a snapshot"
         return self._current
 
-    def _follow(self, news: int | None) -> None:
+    def _follow(self, version: int | None) -> None:
         """Learn what was committed since the last snapshot."""
-        if news is not None and news == self._news:
+        if version is not None and version == self._version:
             return
-        self._news = None
+        self._version = None
+        self.news += 1
         self._meters.clear()
         self._remembered.clear()
         self._follow_journal()
         for note in deletion.notes(self.connection, self._deletions).values():
             self._tail.forget(note.meter)
             self._deletions += 1
-        self._news = news
+        self._version = version
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
         reached = watermark.read(self.connection)
+        self._made_again = standing.made_again(self.connection)
         if reached != self._watermark or len(self._oldest) > _MOST_REMEMBERED:
             self._oldest.clear()
         self._watermark = reached
         self._last = max(self._last, self._watermark.sealed)
         while True:
-            rows = self.connection.execute(_NEW, {"last": self._last}).all()
+            rows = _NEW.rows(self.connection, last=self._last)
             for number, body in rows:
                 try:
                     self._tail.add(number, journal.decode(body))
@@ -179,6 +197,18 @@ class Reader:
             raise UnknownMeterError(meters.unknown(name))
         self._meters[name] = found
         return found
+
+    def standing(self, name: str) -> Standing:
+        """What the answers about a meter hang on; errors as in ``meter``."""
+        return Standing(self.meter(name), self._watermark, self._made_again, self._last)
+
+    def stands(self, name: str, known: Standing) -> bool:
+        """Whether an answer about a meter is still what it was."""
+        try:
+            now = self.standing(name)
+        except UnknownMeterError:
+            return False
+        return now[:3] == known[:3] and not self._tail.came(now.meter.number, known.row)
 
     def by_number(self, number: int) -> Meter:
         """The meter with this number."""
