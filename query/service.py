@@ -34,6 +34,7 @@ from storage.queries import Reader
 log = logging.getLogger("query")
 
 _IDLE = 250  # milliseconds between looks at the journal and at the stop flag when nobody asks
+_AT_ONCE = 64  # requests, before the writer is heard and the stop flag looked at
 _MOST_FORWARDED = 1000
 _WRITER_WITHIN = 1.5  # seconds in which the writer answers
 
@@ -98,10 +99,11 @@ class Service:
         while not stop.is_set():
             ready = dict(poller.poll(_IDLE))
             if self._socket in ready:
-                self._take_request()
+                self._take_requests()
             if self._writer in ready:
                 self._take_answer()
-            self._give_up()
+            if self._forwarded:
+                self._give_up()
             if not ready:
                 self._keep_up()
         self._socket.close()
@@ -128,10 +130,18 @@ class Service:
         except (StorageError, DBAPIError) as error:
             raise BusError("unavailable", f"the database: {reason(error)}") from None
 
-    def _take_request(self) -> None:
-        parts = self._socket.recv_multipart(copy=False)  # which alone tell who sent them
-        public = "" if self._gate is None else str(parts[0].get("User-Id"))
-        frames = [part.bytes for part in parts]
+    def _take_requests(self) -> None:
+        """Those that wait, but no more than the writer's answers can wait for."""
+        with suppress(zmq.Again):
+            for _ in range(_AT_ONCE):
+                if self._gate is None:
+                    self._take_request(self._socket.recv_multipart(zmq.NOBLOCK), "")
+                else:  # frames that are not copied tell who sent them
+                    parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                    public = str(parts[0].get("User-Id"))
+                    self._take_request([part.bytes for part in parts], public)
+
+    def _take_request(self, frames: list[bytes], public: str) -> None:
         # Everything up to the empty frame is the way back (ZeroMQ's RFC 28).
         try:
             split = frames.index(b"", 1) + 1
