@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from storage import (
     history,
     journal,
     meters,
+    newest,
     schema,
     standing,
     watermark,
@@ -49,17 +50,6 @@ _NEW = Prepared(
     .order_by(schema.journal.c.id)
     .limit(_BODIES_A_READ)
 )
-_LATEST = Prepared(
-    sa.select(
-        *(schema.latest.c[name] for name in ("register", "time_ms", "value", "status"))
-    ).where(schema.latest.c.meter == sa.bindparam("meter"))
-)
-_NEWEST = Prepared(
-    sa.select(schema.latest.c.time_ms).where(
-        schema.latest.c.meter == sa.bindparam("meter"),
-        schema.latest.c.register == sa.bindparam("register"),
-    )
-)
 
 Remembered = TypeVar("Remembered")
 
@@ -85,8 +75,7 @@ class Reader:
         self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
         self._damaged: set[int] = set()  # rows of the journal, not sealed, that are left out
         self._last = 0
-        self._deletions = 0  # of meters, that are known
-        self._made_again = 0
+        self._deletions = self._made_again = 0  # of meters and of their days, that are known
         self._version: int | None = None  # of the database, in the last snapshot
         self.news = 0  # grows with each snapshot that may see more than the one before it
         self._meters: dict[str, Meter] = {}  # asked for since the last news
@@ -111,10 +100,9 @@ class Reader:
 
         Raises StorageError on damage.
         """
-        connection = self._idle
-        if connection is None:
-            connection = self._engine.connect()
+        if self._idle is None:
             self._version = None  # each connection counts for itself
+        connection = self._idle or self._engine.connect()
         self._idle, self._current = None, connection
         try:
             self._follow(begin_snapshot(connection))
@@ -177,9 +165,9 @@ class Reader:
     @property
     def damaged(self) -> int:
         """How many rows of the journal are damaged, and left out."""
-        sealed = self._watermark.sealed
-        self._damaged = {number for number in self._damaged if number > sealed}
-        return len(self._damaged) + damaged_rows.count(self.connection, sealed)
+        reached = self._watermark.sealed
+        self._damaged = {row for row in self._damaged if row > reached}
+        return len(self._damaged) + damaged_rows.count(self.connection, reached)
 
     @property
     def octets(self) -> int:
@@ -204,11 +192,10 @@ class Reader:
 
     def stands(self, name: str, known: Standing) -> bool:
         """Whether an answer about a meter is still what it was."""
-        try:
+        with suppress(UnknownMeterError):
             now = self.standing(name)
-        except UnknownMeterError:
-            return False
-        return now[:3] == known[:3] and not self._tail.came(now.meter.number, known.row)
+            return now[:3] == known[:3] and not self._tail.came(now.meter.number, known.row)
+        return False
 
     def by_number(self, number: int) -> Meter:
         """The meter with this number."""
@@ -270,16 +257,15 @@ class Reader:
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
-
-        def look() -> int | None:
-            sealed, span = self._newest_sealed(meter, register), self.unsealed_span(meter, register)
-            return _utmost(max, sealed, span)
-
-        return self.remembered(("newest", meter.number, register.code), look)
+        return self.remembered(
+            ("newest", meter.number, register.code),
+            lambda: _utmost(
+                max, self._newest_sealed(meter, register), self.unsealed_span(meter, register)
+            ),
+        )
 
     def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
-        row = _NEWEST.row(self.connection, meter=meter.number, register=register.code)
-        return None if row is None else int(row[0])
+        return newest.sealed_instant(self.connection, meter.number, register.code)
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
@@ -317,17 +303,7 @@ class Reader:
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
-        sealed = _LATEST.rows(self.connection, meter=meter.number)
-        newest = {code: (code, *rest) for code, *rest in sealed}
-        found = self._tail.meter(meter.number)
-        # By register, then time, then acceptance: the last of each register is its newest.
-        order = np.lexsort((found.time, found.register))
-        last = order[np.flatnonzero(np.diff(found.register[order].astype(np.int64), append=-1))]
-        columns = (found.register, found.time, found.value, found.status)
-        for row in zip(*(column[last].tolist() for column in columns), strict=True):
-            if row[0] not in newest or row[1] >= newest[row[0]][1]:
-                newest[row[0]] = row
-        return sorted(newest.values())
+        return newest.of_registers(self.connection, meter.number, self._tail.meter(meter.number))
 
     def alerts(
         self, meter: Meter | None, before: int | None, most: int
@@ -340,5 +316,5 @@ def _utmost(
     most: Callable[[Iterable[int]], int], sealed: int | None, span: tuple[int, int] | None
 ) -> int | None:
     """The least or the greatest of instants, of which there may be none."""
-    found = [] if sealed is None else [sealed]
-    return most([*found, *(span or ())]) if found or span else None
+    found = [*([] if sealed is None else [sealed]), *(span or ())]
+    return most(found) if found else None
