@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import NamedTuple
 
 from query import messages as m
 from query.transport import BusError
@@ -19,14 +20,22 @@ from telemetry.readings import Int64s, UInt16s
 _EARLIEST, _LATEST = -2_208_988_800_000, 7_258_118_400_000
 
 
-class Answers(NamedTuple):
+@dataclass(slots=True)
+class Answers:
     """What an answer is made from."""
 
     reader: Reader
     defaults: Defaults
     policy: Policy
     version: str
-    now_ms: int
+    clock: Callable[[], int]  # ms
+    timeless: bool = True  # whether the same answer is right as long as the snapshot is
+
+    @property
+    def now_ms(self) -> int:
+        """The service's clock; an answer that looks at it is true only now."""
+        self.timeless = False
+        return self.clock()
 
 
 def find_meter(source: Answers, name: str) -> Meter:
@@ -55,8 +64,10 @@ def flag_names(flags: UInt16s | Int64s) -> list[list[str]]:
 
 def day_range(first: str | None, last: str | None, source: Answers) -> tuple[date, date]:
     """The days asked for, both included; what is left out follows the collector's current month."""
-    today = calendar.local_date(source.now_ms, source.defaults.own_zone)
-    end = _month_end(today) if last is None else _day("last", last)
+    if last is None:  # only then, or no answer could be remembered
+        end = _month_end(calendar.local_date(source.now_ms, source.defaults.own_zone))
+    else:
+        end = _day("last", last)
     begin = end.replace(day=1) if first is None else _day("first", first)
     if begin > end:
         raise BusError("bad_request", f"the range ends on {end}, before it starts on {begin}")

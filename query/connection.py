@@ -65,13 +65,20 @@ class Connection:
 
     def _exchange(self, body: bytes) -> list[bytes]:
         for _ in range(self.tries):
-            if not self._can_send():
+            # A send says by itself whether a service is there: only where none is, we wait for it.
+            if not self._sent(body) and not (self._can_send() and self._sent(body)):
                 continue
             # Never poll, then receive: what poll sees may be a late answer, which receiving drops.
             with suppress(zmq.Again):
-                self._socket.send_multipart([MSGPACK, body], zmq.NOBLOCK)
                 return self._socket.recv_multipart()
         raise ServiceAwayError(self.endpoint, self.timeout * self.tries)
+
+    def _sent(self, body: bytes) -> bool:
+        try:
+            self._socket.send_multipart([MSGPACK, body], zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
 
     def _can_send(self) -> bool:
         """Whether a service is there, in time. Raises BusError if it does not let us in."""

@@ -69,6 +69,7 @@ def get_storage(_request: m.GetStorage, source: Answers) -> m.Storage:
     """What is stored, and how large it is."""
     journal, blocks = fleet.extent(source.reader.connection)
     octets, values = source.reader.octets, source.reader.readings()
+    now_ms = source.now_ms  # nor is the size what it was as long as nothing is committed
     instants = [part for part in (journal, blocks) if part.values]
     return m.Storage(
         octets=octets,
@@ -90,7 +91,7 @@ def get_storage(_request: m.GetStorage, source: Answers) -> m.Storage:
                 next_ms=tier.next_ms,
             )
             for tier in retention_marks.coming(
-                source.reader.connection, source.policy, source.defaults, source.now_ms
+                source.reader.connection, source.policy, source.defaults, now_ms
             )
         ],
     )

@@ -20,6 +20,7 @@ from query import messages as m
 from query.asking import Answers
 from query.gate import Gate
 from query.handlers import answer, meter_info
+from query.replies import Asked, Replies
 from query.roles import permit
 from query.sockets import listen
 from query.transport import ENCODERS, LONGEST_REQUEST, MSGPACK, REQUESTS, BusError
@@ -33,6 +34,7 @@ from storage.queries import Reader
 log = logging.getLogger("query")
 
 _IDLE = 250  # milliseconds between looks at the journal and at the stop flag when nobody asks
+_AT_ONCE = 64  # requests, before the writer is heard and the stop flag looked at
 _MOST_FORWARDED = 1000
 _WRITER_WITHIN = 1.5  # seconds in which the writer answers
 
@@ -79,7 +81,8 @@ class Service:
         self._database, self._defaults, self._version = database, defaults, version
         self._policy = policy
         self._reader: Reader | None = None
-        self._started = int(time.time() * 1000)
+        self._replies = Replies()  # of this reader
+        self._started = _now_ms()
         self._seen = 0, 0, 0, 0  # meters, readings, octets, damaged rows
         self._socket, self.endpoint = listen(
             zmq.ROUTER, address, LONGEST_REQUEST, linger=1000, guard=gate
@@ -96,10 +99,11 @@ class Service:
         while not stop.is_set():
             ready = dict(poller.poll(_IDLE))
             if self._socket in ready:
-                self._take_request()
+                self._take_requests()
             if self._writer in ready:
                 self._take_answer()
-            self._give_up()
+            if self._forwarded:
+                self._give_up()
             if not ready:
                 self._keep_up()
         self._socket.close()
@@ -120,16 +124,24 @@ class Service:
                 self._reader.close()
                 self._reader = None
             if self._reader is None:
-                self._reader = Reader(self._database)
+                self._reader, self._replies = Reader(self._database), Replies()
             with self._reader.snapshot():
                 yield self._reader
         except (StorageError, DBAPIError) as error:
             raise BusError("unavailable", f"the database: {reason(error)}") from None
 
-    def _take_request(self) -> None:
-        parts = self._socket.recv_multipart(copy=False)  # which alone tell who sent them
-        public = "" if self._gate is None else str(parts[0].get("User-Id"))
-        frames = [part.bytes for part in parts]
+    def _take_requests(self) -> None:
+        """Those that wait, but no more than the writer's answers can wait for."""
+        with suppress(zmq.Again):
+            for _ in range(_AT_ONCE):
+                if self._gate is None:
+                    self._take_request(self._socket.recv_multipart(zmq.NOBLOCK), "")
+                else:  # frames that are not copied tell who sent them
+                    parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                    public = str(parts[0].get("User-Id"))
+                    self._take_request([part.bytes for part in parts], public)
+
+    def _take_request(self, frames: list[bytes], public: str) -> None:
         # Everything up to the empty frame is the way back (ZeroMQ's RFC 28).
         try:
             split = frames.index(b"", 1) + 1
@@ -140,8 +152,8 @@ class Service:
         asker = _Asker(envelope, header, public)
         self._reply(asker, partial(self._dispatch, asker, rest))
 
-    def _dispatch(self, asker: _Asker, frames: list[bytes]) -> m.Reply | None:
-        """The reply; None if the writer has been asked for it."""
+    def _dispatch(self, asker: _Asker, frames: list[bytes]) -> m.Reply | bytes | None:
+        """The reply, or its octets; None if the writer has been asked for it."""
         if len(frames) != 2:
             raise BusError(
                 "bad_request", f"a request is a header and a body, not {len(frames)} frames"
@@ -168,11 +180,19 @@ class Service:
         if isinstance(request, m.GetLoss):
             self._forward(asker, request, handover.LOSS, self._question(request))
             return None
+        return self._answer(request, (header, body))
+
+    def _answer(self, request: m.AnyRequest, asked: Asked) -> bytes:
+        """The octets of the reply to a request that only reads, made or remembered."""
         with self._snapshot() as reader:
-            now = int(time.time() * 1000)
-            return answer(
-                request, Answers(reader, self._defaults, self._policy, self._version, now)
-            )
+            found = self._replies.find(reader, request, asked)
+            if found is not None:
+                return found
+            source = Answers(reader, self._defaults, self._policy, self._version, _now_ms)
+            reply = ENCODERS[asked[0]](answer(request, source))
+            if source.timeless:
+                self._replies.keep(reader, request, asked, reply)
+            return reply
 
     def _question(self, request: m.GetLoss) -> bytes:
         if request.id is None:
@@ -260,7 +280,7 @@ class Service:
         meters, readings, octets, damaged = self._seen
         return m.Status(
             version=self._version,
-            now_ms=int(time.time() * 1000),
+            now_ms=_now_ms(),
             started_ms=self._started,
             meters=meters,
             readings=readings,
@@ -270,7 +290,7 @@ class Service:
             damaged_rows=damaged,
         )
 
-    def _reply(self, asker: _Asker, make: Callable[[], m.Reply | None]) -> None:
+    def _reply(self, asker: _Asker, make: Callable[[], m.Reply | bytes | None]) -> None:
         """Send what ``make`` answers, if it does, or the error that it raises."""
         try:
             reply = make()
@@ -281,6 +301,10 @@ class Service:
             reply = m.Failure(code="internal", message="the service failed; see its log")
         if reply is None:
             return
-        body = ENCODERS[asker.header](reply)
+        body = reply if isinstance(reply, bytes) else ENCODERS[asker.header](reply)
         with suppress(zmq.ZMQError):  # the asker is gone, or does not read: it will ask again
             self._socket.send_multipart([*asker.envelope, asker.header, body], zmq.NOBLOCK)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

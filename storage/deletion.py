@@ -22,12 +22,19 @@ import sqlalchemy as sa
 from storage import blocks, journal, meters, schema, watermark
 from storage.database import Begin
 from storage.engine import REFUSALS, keep_number, kept_number, reason, truncate_log
+from storage.prepared import Prepared
 
 log = logging.getLogger("writer")
 
 _INFO, _JOURNAL, _BLOCKS, _DAILY = schema.info, schema.journal, schema.blocks, schema.daily
 _NOTE = "deletion "
 _HIGHEST = "highest_meter"
+_NOTES = Prepared(
+    sa.select(_INFO.c.key, _INFO.c.value)
+    .where(_INFO.c.key.startswith(_NOTE))
+    .order_by(_INFO.c.key)
+    .offset(sa.bindparam("known", type_=sa.Integer))
+)
 _PATIENCE = 1.0  # seconds between tries
 # Every table that has plain rows of meters; ``daily`` is large and goes by day, and what a meter
 # has in ``ledger`` the writer's Ledger adds to that of all deleted ones.
@@ -74,8 +81,7 @@ def highest(connection: sa.Connection) -> int:
 
 def notes(connection: sa.Connection, known: int = 0) -> dict[str, Note]:
     """The notes of all deletions but the first ``known`` ones, by their keys, in their order."""
-    query = sa.select(_INFO.c.key, _INFO.c.value).where(_INFO.c.key.startswith(_NOTE))
-    rows = connection.execute(query.order_by(_INFO.c.key).offset(known))
+    rows = _NOTES.rows(connection, known=known)
     return {key: msgspec.json.decode(value, type=Note) for key, value in rows}
 
 

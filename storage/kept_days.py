@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -65,8 +66,9 @@ def slots(reader: Reader, meter: Meter, edges: Int64s, dates: Int64s) -> Slots:
     count = -(-len(dates) // _DATES) * _DATES
     wanted = dates.tolist() + [0] * (count - len(dates))  # no day is 0
     named = {f"day{number}": date for number, date in enumerate(wanted)}
-    rows = _rows(count).rows(reader.connection, meter=meter.number, **named)
-    day, wh, covered, flags = np.array(sorted(rows), np.int64).reshape(-1, 4).T
+    rows = sorted(_rows(count).rows(reader.connection, meter=meter.number, **named))
+    columns = np.fromiter(chain.from_iterable(rows), np.int64, 4 * len(rows))
+    day, wh, covered, flags = columns.reshape(-1, 4).T
     place = dates.searchsorted(day)
     energy = np.zeros(len(dates), np.int64)
     energy[place] = wh

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
 
-from storage import alert_rows, damaged_rows, deletion, history, journal, meters, schema, watermark
+from storage import (
+    alert_rows,
+    damaged_rows,
+    deletion,
+    history,
+    journal,
+    meters,
+    newest,
+    schema,
+    standing,
+    watermark,
+)
 from storage.blocks import Stored
 from storage.engine import (
     Database,
@@ -23,6 +34,7 @@ from storage.engine import (
 )
 from storage.meters import Meter
 from storage.prepared import Prepared
+from storage.standing import Standing
 from storage.tail import Tail
 from telemetry.intervals import Replacement
 from telemetry.readings import Series
@@ -32,22 +44,11 @@ log = logging.getLogger("storage")
 
 _BODIES_A_READ = 256
 _MOST_REMEMBERED = 100_000
-_NEW = (
+_NEW = Prepared(
     sa.select(schema.journal.c.id, schema.journal.c.body)
     .where(schema.journal.c.id > sa.bindparam("last"))
     .order_by(schema.journal.c.id)
     .limit(_BODIES_A_READ)
-)
-_LATEST = Prepared(
-    sa.select(
-        *(schema.latest.c[name] for name in ("register", "time_ms", "value", "status"))
-    ).where(schema.latest.c.meter == sa.bindparam("meter"))
-)
-_NEWEST = Prepared(
-    sa.select(schema.latest.c.time_ms).where(
-        schema.latest.c.meter == sa.bindparam("meter"),
-        schema.latest.c.register == sa.bindparam("register"),
-    )
 )
 
 Remembered = TypeVar("Remembered")
@@ -74,8 +75,9 @@ class Reader:
         self._oldest: dict[tuple[int, int], int | None] = {}  # sealed, by meter and register
         self._damaged: set[int] = set()  # rows of the journal, not sealed, that are left out
         self._last = 0
-        self._deletions = 0  # of meters, that are known
-        self._news: int | None = None
+        self._deletions = self._made_again = 0  # of meters and of their days, that are known
+        self._version: int | None = None  # of the database, in the last snapshot
+        self.news = 0  # grows with each snapshot that may see more than the one before it
         self._meters: dict[str, Meter] = {}  # asked for since the last news
         self._remembered: dict[Hashable, Any] = {}  # since then too
         self._idle: sa.Connection | None = None
@@ -98,6 +100,8 @@ class Reader:
 
         Raises StorageError on damage.
         """
+        if self._idle is None:
+            self._version = None  # each connection counts for itself
         connection = self._idle or self._engine.connect()
         self._idle, self._current = None, connection
         try:
@@ -114,28 +118,30 @@ class Reader:
         assert self._current is not None, "outside a snapshot"
         return self._current
 
-    def _follow(self, news: int | None) -> None:
+    def _follow(self, version: int | None) -> None:
         """Learn what was committed since the last snapshot."""
-        if news is not None and news == self._news:
+        if version is not None and version == self._version:
             return
-        self._news = None
+        self._version = None
+        self.news += 1
         self._meters.clear()
         self._remembered.clear()
         self._follow_journal()
         for note in deletion.notes(self.connection, self._deletions).values():
             self._tail.forget(note.meter)
             self._deletions += 1
-        self._news = news
+        self._version = version
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
         reached = watermark.read(self.connection)
+        self._made_again = standing.made_again(self.connection)
         if reached != self._watermark or len(self._oldest) > _MOST_REMEMBERED:
             self._oldest.clear()
         self._watermark = reached
         self._last = max(self._last, self._watermark.sealed)
         while True:
-            rows = self.connection.execute(_NEW, {"last": self._last}).all()
+            rows = _NEW.rows(self.connection, last=self._last)
             for number, body in rows:
                 try:
                     self._tail.add(number, journal.decode(body))
@@ -159,9 +165,9 @@ class Reader:
     @property
     def damaged(self) -> int:
         """How many rows of the journal are damaged, and left out."""
-        sealed = self._watermark.sealed
-        self._damaged = {number for number in self._damaged if number > sealed}
-        return len(self._damaged) + damaged_rows.count(self.connection, sealed)
+        reached = self._watermark.sealed
+        self._damaged = {row for row in self._damaged if row > reached}
+        return len(self._damaged) + damaged_rows.count(self.connection, reached)
 
     @property
     def octets(self) -> int:
@@ -179,6 +185,17 @@ class Reader:
             raise UnknownMeterError(meters.unknown(name))
         self._meters[name] = found
         return found
+
+    def standing(self, name: str) -> Standing:
+        """What the answers about a meter hang on; errors as in ``meter``."""
+        return Standing(self.meter(name), self._watermark, self._made_again, self._last)
+
+    def stands(self, name: str, known: Standing) -> bool:
+        """Whether an answer about a meter is still what it was."""
+        with suppress(UnknownMeterError):
+            now = self.standing(name)
+            return now[:3] == known[:3] and not self._tail.came(now.meter.number, known.row)
+        return False
 
     def by_number(self, number: int) -> Meter:
         """The meter with this number."""
@@ -240,16 +257,15 @@ class Reader:
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
-
-        def look() -> int | None:
-            sealed, span = self._newest_sealed(meter, register), self.unsealed_span(meter, register)
-            return _utmost(max, sealed, span)
-
-        return self.remembered(("newest", meter.number, register.code), look)
+        return self.remembered(
+            ("newest", meter.number, register.code),
+            lambda: _utmost(
+                max, self._newest_sealed(meter, register), self.unsealed_span(meter, register)
+            ),
+        )
 
     def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
-        row = _NEWEST.row(self.connection, meter=meter.number, register=register.code)
-        return None if row is None else int(row[0])
+        return newest.sealed_instant(self.connection, meter.number, register.code)
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
@@ -287,17 +303,7 @@ class Reader:
 
     def latest(self, meter: Meter) -> list[tuple[int, int, int, int]]:
         """The newest reading of each register: code, time, raw value, status."""
-        sealed = _LATEST.rows(self.connection, meter=meter.number)
-        newest = {code: (code, *rest) for code, *rest in sealed}
-        found = self._tail.meter(meter.number)
-        # By register, then time, then acceptance: the last of each register is its newest.
-        order = np.lexsort((found.time, found.register))
-        last = order[np.flatnonzero(np.diff(found.register[order].astype(np.int64), append=-1))]
-        columns = (found.register, found.time, found.value, found.status)
-        for row in zip(*(column[last].tolist() for column in columns), strict=True):
-            if row[0] not in newest or row[1] >= newest[row[0]][1]:
-                newest[row[0]] = row
-        return sorted(newest.values())
+        return newest.of_registers(self.connection, meter.number, self._tail.meter(meter.number))
 
     def alerts(
         self, meter: Meter | None, before: int | None, most: int
@@ -310,5 +316,5 @@ def _utmost(
     most: Callable[[Iterable[int]], int], sealed: int | None, span: tuple[int, int] | None
 ) -> int | None:
     """The least or the greatest of instants, of which there may be none."""
-    found = [] if sealed is None else [sealed]
-    return most([*found, *(span or ())]) if found or span else None
+    found = [*([] if sealed is None else [sealed]), *(span or ())]
+    return most(found) if found else None

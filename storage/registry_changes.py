@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from storage import key_changes, meters
+from storage import key_changes, meters, standing
 from storage.changes import (
     AddMeters,
     Change,
@@ -66,6 +66,7 @@ def _change(wanted: ChangeMeter, registry: Registry, now_ms: int) -> dict[str, A
         new = meter.number == known.next_meter
         if not new and _moves_energy(wanted):
             registry.upkeep.sealer.rebuild_days(connection, meter)
+            standing.count(connection)
         answer: dict[str, Any] = {"number": meter.number}
         if isinstance(wanted, RegisterMeter):
             wishes, half = {meter.octets: new}, wanted.authentication_key
@@ -80,6 +81,7 @@ def _replace(wanted: ReplaceMeter, registry: Registry, _: int) -> dict[str, Any]
     with registry.begin() as connection:
         meter = meters.replace(connection, wanted)
         registry.upkeep.sealer.rebuild_days(connection, meter)
+        standing.count(connection)
     return {"number": meter.number}
 
 

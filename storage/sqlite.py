@@ -107,7 +107,8 @@ def begin_snapshot(connection: sa.Connection) -> int:
 def end_snapshot(connection: sa.Connection) -> None:
     """End what ``begin_snapshot`` began, whether SQLAlchemy knows of it or not."""
     driver: Any = connection.connection.driver_connection
-    connection.rollback()
+    if connection.in_transaction():
+        connection.rollback()
     driver.rollback()
 
 

@@ -25,10 +25,11 @@ class _Run:
 
     key: UInt64s
     stored: Stored  # late is the journal row that each came in
+    last: int  # the newest of these rows
     tier: int = 0
 
     def take(self, rows: npt.NDArray[np.intp] | slice) -> _Run:
-        return _Run(self.key[rows], self.stored.take(rows), self.tier)
+        return _Run(self.key[rows], self.stored.take(rows), self.last, self.tier)
 
 
 class Tail:
@@ -57,7 +58,7 @@ class Tail:
     def add(self, revision: int, batch: Batch) -> None:
         """Add a row of the journal; rows come in the order of their revisions."""
         self._found = None
-        self._runs.append(_Run(batch.series, Stored.of(batch, revision)))
+        self._runs.append(_Run(batch.series, Stored.of(batch, revision), revision))
         while len(self._runs) >= _TIER and self._runs[-_TIER].tier == self._runs[-1].tier:
             if sum(len(run.key) for run in self._runs[-_TIER:]) > _LARGEST:
                 break
@@ -83,6 +84,17 @@ class Tail:
             ]
             self._runs = [run for run in kept if len(run.key)]
         self._watermark = watermark
+
+    def came(self, meter: int, since: int) -> bool:
+        """Whether a meter has readings in rows of the journal behind ``since``."""
+        bounds = np.array([series_key(meter), series_key(meter + 1)], np.uint64)
+        for run in reversed(self._runs):
+            if run.last <= since:
+                break
+            start, end = run.key.searchsorted(bounds).tolist()
+            if start < end and int(run.stored.late[start:end].max()) > since:
+                return True
+        return False
 
     def series(self, meter: int, register: int) -> Stored:
         """The readings of one register of one meter, in the order of their acceptance."""
@@ -152,6 +164,7 @@ def _merge(runs: list[_Run]) -> _Run:
     all_ = _Run(
         np.concatenate([run.key for run in runs]),
         Stored.concatenate([run.stored for run in runs]),
+        runs[-1].last,
         runs[-1].tier + 1,
     )
     # Stable, so the order of acceptance stays; sorted parts merge in a pass for each doubling.

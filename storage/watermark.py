@@ -7,9 +7,10 @@ from dataclasses import astuple, dataclass
 import sqlalchemy as sa
 
 from storage import schema
+from storage.prepared import Prepared
 
 _KEY = "sealed"
-_ROW = sa.select(schema.info.c.value).where(schema.info.c.key == _KEY)
+_ROW = Prepared(sa.select(schema.info.c.value).where(schema.info.c.key == _KEY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Watermark:
 
 def read(connection: sa.Connection) -> Watermark:
     """The watermark as the connection sees it."""
-    found = connection.execute(_ROW).scalar()
-    return Watermark() if found is None else Watermark(*map(int, found.split()))
+    found = _ROW.row(connection)
+    return Watermark() if found is None else Watermark(*map(int, found[0].split()))
 
 
 def write(connection: sa.Connection, watermark: Watermark) -> None:

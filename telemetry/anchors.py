@@ -24,6 +24,7 @@ from telemetry.readings import Int64s
 
 _BEHIND = 2  # readings that must follow the one that is surely booked
 _LEAST = 4  # steps of a run
+_FEW = 12  # readings, more than the least run
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,16 @@ def cut(anchors: Anchors, time: Int64s, start: int | None, end: int | None) -> s
     return slice(low, high)
 
 
+def _ends_in_anchor(value: Int64s) -> bool:
+    """Whether the last reading surely ends a run, told by a few where no step is impossible.
+
+    False says nothing. Nearly always it is true, and takes a sixth of finding all anchors.
+    """
+    last = value[-_FEW:]
+    rises = len(last) == _FEW and last[0] > 0 and last[0] < last[-1 - _BEHIND]
+    return bool(rises and (last[1:] >= last[:-1]).all())
+
+
 def before(
     settled: Settled, start: int, max_power_w: int | None, replacements: Sequence[Replacement]
 ) -> int | None:
@@ -97,6 +108,8 @@ def before(
     An anchor is told by what comes before its end: what comes after ``start`` is not looked at.
     """
     rows = slice(0, int(settled.time.searchsorted(start, side="right")))
+    if max_power_w is None and not replacements and _ends_in_anchor(settled.value[rows]):
+        return rows.stop - 1
     time = settled.time[rows]
     found = cut(anchored(time, settled.value[rows], max_power_w, replacements), time, start, None)
     return None if found is None else int(found.start)

@@ -81,9 +81,7 @@ def days(zone: ZoneInfo, start_ms: int, end_ms: int) -> tuple[Int64s, Int64s]:
     OverflowError outside the years 2 to 9998.
     """
     first, last = (_local(instant, zone).year for instant in (start_ms, end_ms))
-    years = [_year(zone, year) for year in range(first - 1, last + 2)]
-    found = np.concatenate([starts for starts, _ in years])
-    dates = np.concatenate([dates for _, dates in years])
+    found, dates = _years(zone, first - 1, last + 1)
     begin = int(found.searchsorted(start_ms, side="right")) - 1
     end = int(found.searchsorted(end_ms, side="right"))
     return found[begin : end + 1], dates[begin:end]
@@ -100,6 +98,16 @@ def _year(zone: ZoneInfo, year: int) -> tuple[Int64s, Int64s]:
         # A date that the clock skips starts with the next one, which it belongs to.
         starts[day_start(zone, day)] = _number(day)
     return np.array(list(starts), np.int64), np.array(list(starts.values()), np.int64)
+
+
+@lru_cache(maxsize=256)
+def _years(zone: ZoneInfo, first: int, last: int) -> tuple[Int64s, Int64s]:
+    """The days of all years from one to another, as ``_year`` has them."""
+    years = [_year(zone, year) for year in range(first, last + 1)]
+    found = np.concatenate([starts for starts, _ in years])
+    dates = np.concatenate([dates for _, dates in years])
+    found.flags.writeable = dates.flags.writeable = False  # parts of them are handed out
+    return found, dates
 
 
 def _number(day: date) -> int:

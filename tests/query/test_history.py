@@ -37,7 +37,7 @@ def test_days_that_are_kept_and_readings_agree(
     with store.reader.snapshot():
         store.check_kept_days(1)
         name = store.reader.by_number(1).id
-        source = Answers(store.reader, store.defaults, KEEP_ALL, "1", AUTUMN + 90 * DAY_MS)
+        source = Answers(store.reader, store.defaults, KEEP_ALL, "1", lambda: AUTUMN + 90 * DAY_MS)
         certain = kept_days.certain_before(store.reader, store.reader.by_number(1), _zone(store))
         assert certain is not None
         assert certain > AUTUMN + 50 * DAY_MS

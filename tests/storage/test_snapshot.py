@@ -67,7 +67,7 @@ def test_a_meter_is_looked_up_once_until_something_was_committed(
     with reader.snapshot():
         driver = reader.connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
-    reader._news = None
+    reader._version = None
     driver.set_trace_callback(asked.append)
     for _ in range(3):
         with reader.snapshot():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -157,3 +159,19 @@ def test_anchors_are_found_in_a_healthy_series_and_not_in_a_silent_one() -> None
     swap = [Replacement(int(time[20]) - 1, 0, 0)]
     missing = set(range(4, 100)) - set(anchors.anchored(time, rising, None, swap).end.tolist())
     assert missing == {20, 21, 22, 23}
+
+
+def test_the_row_before_an_instant_is_the_last_anchor_up_to_it() -> None:
+    """However it is found: one rise and one fall anywhere; a power that allows all changes none."""
+    time = np.arange(16, dtype=np.int64)
+    zeros = np.zeros(16, np.uint32)
+    found_all = set()
+    for first, rise, fall in product((0, 5), range(1, 17), range(1, 17)):
+        value = first + 10 * (time >= rise) - np.minimum(first, 1) * (time >= fall)
+        settled = intervals.settle(Series(time, value, zeros, zeros.astype(np.uint16)))
+        for start, power in product(range(3, 16), (None, 10**12)):
+            found = anchors.anchored(time[: start + 1], value[: start + 1], power, ())
+            row = anchors.before(settled, start, power, ())
+            assert row == (int(found.end[-1]) if len(found) else None)
+            found_all.add(row)
+    assert found_all > {None, 11, 15}

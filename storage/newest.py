@@ -1,0 +1,43 @@
+"""The newest reading of each register of a meter: of the sealed ones, and of the journal's."""
+
+from __future__ import annotations
+
+import numpy as np
+import sqlalchemy as sa
+
+from storage import schema
+from storage.blocks import Stored
+from storage.prepared import Prepared
+
+_LATEST = Prepared(
+    sa.select(
+        *(schema.latest.c[name] for name in ("register", "time_ms", "value", "status"))
+    ).where(schema.latest.c.meter == sa.bindparam("meter"))
+)
+_INSTANT = Prepared(
+    sa.select(schema.latest.c.time_ms).where(
+        schema.latest.c.meter == sa.bindparam("meter"),
+        schema.latest.c.register == sa.bindparam("register"),
+    )
+)
+
+
+def sealed_instant(connection: sa.Connection, meter: int, register: int) -> int | None:
+    """The instant of a register's newest sealed reading."""
+    row = _INSTANT.row(connection, meter=meter, register=register)
+    return None if row is None else int(row[0])
+
+
+def of_registers(
+    connection: sa.Connection, meter: int, unsealed: Stored
+) -> list[tuple[int, int, int, int]]:
+    """Code, time, raw value and status of each register's newest, ``unsealed`` ones among them."""
+    newest = {code: (code, *rest) for code, *rest in _LATEST.rows(connection, meter=meter)}
+    # By register, then time, then acceptance: the last of each register is its newest.
+    order = np.lexsort((unsealed.time, unsealed.register))
+    last = order[np.flatnonzero(np.diff(unsealed.register[order].astype(np.int64), append=-1))]
+    columns = (unsealed.register, unsealed.time, unsealed.value, unsealed.status)
+    for row in zip(*(column[last].tolist() for column in columns), strict=True):
+        if row[0] not in newest or row[1] >= newest[row[0]][1]:
+            newest[row[0]] = row
+    return sorted(newest.values())
