@@ -51,6 +51,9 @@ LADDER = Policy(parse("raw 30 d, day 60 d, none"))
 
 
 class Nobody:
+    def heard(self) -> bool:
+        return False
+
     def readings(self, readings: Readings) -> None:
         pass
 
