@@ -20,7 +20,7 @@ from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
 from storage.latest import Newest
 from storage.meters import Meter
-from storage.prepared import many
+from storage.prepared import many, together
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
 from telemetry.days import Days
@@ -39,7 +39,8 @@ _SETTINGS = sa.select(
 _SWAPS = sa.select(schema.replacements.c.meter, schema.replacements.c.time_ms).where(
     schema.replacements.c.meter.between(sa.bindparam("low"), sa.bindparam("high"))
 )
-_INSERT = "INSERT INTO daily (meter, day, wh, covered_ms, flags) VALUES (?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO daily (meter, day, wh, covered_ms, flags) VALUES {rows}"
+_ROW = "(?, ?, ?, ?, ?)"
 _ADD = (
     f"{_INSERT} ON CONFLICT (day, meter) DO UPDATE SET wh = daily.wh + excluded.wh,"
     " covered_ms = daily.covered_ms + excluded.covered_ms, flags = daily.flags | excluded.flags"
@@ -153,13 +154,12 @@ def _by_zone(
 def add(connection: sa.Connection, added: Days, defaults: Defaults) -> None:
     """Add to the rows of the days."""
     if len(added):
-        many(connection, _ADD, _rows(added))
+        together(connection, _ADD, _ROW, _rows(added))
         _note_zones(connection, added.meter, defaults)
 
 
-def _rows(found: Days) -> list[tuple[int, ...]]:
-    columns = (getattr(found, name).tolist() for name in Days.__slots__)
-    return list(zip(*columns, strict=True))
+def _rows(found: Days) -> Int64s:
+    return np.stack([getattr(found, name) for name in Days.__slots__], axis=1)
 
 
 def _note_zones(connection: sa.Connection, own: Int64s, defaults: Defaults) -> None:
@@ -193,7 +193,7 @@ def again(
         )
     )
     if len(found.days):
-        many(connection, _INSERT, _rows(found.days))
+        together(connection, _INSERT, _ROW, _rows(found.days))
         connection.execute(_ZONES, {"meter": meter.number, "zone": defaults.zone(meter).key})
     return found.settled
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from storage import schema
 from storage.blocks import Stored
-from storage.prepared import integers, many
+from storage.prepared import integers, together
 from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
 from telemetry.registers import ENERGY_IMPORT
 
@@ -27,10 +27,10 @@ _TIP = sa.select(_LATEST.time_ms, _LATEST.settled).where(
 )
 _KEEP = (
     "INSERT INTO latest (meter, register, time_ms, value, status, settled)"
-    " VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (meter, register) DO UPDATE SET time_ms = excluded.time_ms,"
+    " VALUES {rows} ON CONFLICT (meter, register) DO UPDATE SET time_ms = excluded.time_ms,"
     " value = excluded.value, status = excluded.status, settled = excluded.settled"
 )
+_KEPT = "(?, ?, ?, ?, ?, ? <> 0)"  # a boolean by comparison: a number in every driver
 _NEVER = np.iinfo(np.int64).min
 
 
@@ -124,7 +124,8 @@ def keep(
     last = last.take(np.lexsort((last.register, last.meter)))  # as the table's rows lie
     settled = (last.register == ENERGY_IMPORT) & ~np.isin(last.meter, unsettled)
     columns = (last.meter, last.register, last.time, last.value, last.status, settled)
-    many(connection, _KEEP, list(zip(*(column.tolist() for column in columns), strict=True)))
+    rows = np.stack([column.astype(np.int64, copy=False) for column in columns], axis=1)
+    together(connection, _KEEP, _KEPT, rows)
 
 
 def _last(part: Stored, newest: Newest) -> Stored:
