@@ -8,6 +8,7 @@ meter's days are computed again from all of its readings around.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import meters, retention_marks, schema
-from storage.blocks import Stored, changes, near
+from storage.blocks import Stored, changes
 from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
 from storage.latest import Newest
@@ -83,12 +84,15 @@ def grow(connection: sa.Connection, energy: Stored, newest: Newest, defaults: De
     bounds = {"low": int(energy.meter[0]), "high": int(energy.meter[-1])}
     settings = connection.execute(_SETTINGS, bounds).all()
     swaps = connection.execute(_SWAPS, bounds).all()
-    own = energy.meter[changes(energy.meter)[:-1]]
+    firsts = changes(energy.meter)[:-1]
+    own = energy.meter[firsts]
     tips = newest.energy(own)
-    meter = np.concatenate([tips.meter, energy.meter])
-    order = np.argsort(near(meter), kind="stable")
+    # Each tip before the first reading of its meter.
+    places = firsts[own.searchsorted(tips.meter)] + np.arange(len(tips.meter))
+    rest = np.ones(len(energy) + len(places), np.bool_)
+    rest[places] = False
     meter, time, value, status = (
-        np.concatenate([getattr(tips, name), getattr(energy, name)])[order]
+        _mixed(getattr(energy, name), rest, getattr(tips, name), places)
         for name in ("meter", "time", "value", "status")
     )
     apart = meter[1:] != meter[:-1]
@@ -97,10 +101,10 @@ def grow(connection: sa.Connection, energy: Stored, newest: Newest, defaults: De
 
     again = np.zeros(len(own), np.bool_)
     again[own.searchsorted(tips.meter[~tips.settled])] = True
-    firsts = time[np.flatnonzero(np.append(True, apart))]
+    began = time[np.flatnonzero(np.append(True, apart))]
     for number, instant in swaps:
         at = int(own.searchsorted(number))
-        if at < len(own) and own[at] == number and instant > firsts[at]:
+        if at < len(own) and own[at] == number and instant > began[at]:
             again[at] = True
     powers = {number: power for number, _, power in settings if power is not None}
     odd = _odd(meter, time, value, powers)
@@ -121,6 +125,18 @@ def grow(connection: sa.Connection, energy: Stored, newest: Newest, defaults: De
             found = days.divide(number[rows], time[rows], value[rows], flags[rows], zone)
             added.append(found)
     return Grown(Days.concatenate(added), own[again].tolist())
+
+
+def _mixed(
+    energy: npt.NDArray[Any],
+    rest: npt.NDArray[np.bool_],
+    tips: npt.NDArray[Any],
+    at: npt.NDArray[np.intp],
+) -> npt.NDArray[Any]:
+    """A column with the tips ``at`` their places, and the readings at all others."""
+    column = np.empty(len(rest), energy.dtype)
+    column[at], column[rest] = tips, energy
+    return column
 
 
 def _odd(

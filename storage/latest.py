@@ -11,8 +11,8 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import schema
-from storage.blocks import Stored
 from storage.prepared import integers, together
+from storage.stored import Stored, later
 from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
 from telemetry.registers import ENERGY_IMPORT
 
@@ -102,15 +102,21 @@ class Newest:
 
 def mark_late(part: Stored, newest: Newest) -> Stored:
     """Readings that are all marked late, by series and acceptance: only those still that were."""
-    series, time = part.series, part.time
-    same = series[1:] == series[:-1]
-    late = time <= newest.before(series)
-    if (same & (time[1:] <= time[:-1])).any():
+    time, bounds = part.time, part.bounds
+    starts, counts = bounds[:-1], np.diff(bounds)
+    before = newest.before(part.take(starts).series)
+    ascending = later(time, starts).all()
+    if ascending and (time[starts] > before).all():
+        return dataclasses.replace(part, late=np.zeros(len(part), np.int64))
+    late = time <= np.repeat(before, counts)
+    if not ascending:
         # The highest time so far of each series, all series one above the other.
-        rank = np.append(0, (~same).cumsum())
         low = int(time.min())
-        line = time - low + rank * (int(time.max()) - low + 1)
-        late[1:] |= same & (line[1:] <= np.maximum.accumulate(line)[:-1])
+        span = int(time.max()) - low + 1
+        line = time - low + np.repeat(np.arange(len(starts)) * span, counts)
+        lower = line[1:] <= np.maximum.accumulate(line)[:-1]
+        lower[starts[1:] - 1] = False
+        late[1:] |= lower
     marked = np.zeros(len(part), np.int64)
     marked[late] = part.late[late]
     return dataclasses.replace(part, late=marked)
@@ -130,9 +136,8 @@ def keep(
 
 def _last(part: Stored, newest: Newest) -> Stored:
     """The newest readings of a part's series, where none is newer already."""
-    series = part.series
-    last = np.flatnonzero(np.append(series[1:] != series[:-1], True))
-    return part.take(last[part.time[last] >= newest.before(series[last])])
+    last = part.take(part.bounds[1:] - 1)
+    return last.take(last.time >= newest.before(last.series))
 
 
 def keep_settled(connection: sa.Connection, meter: int, settled: bool) -> None:

@@ -166,10 +166,8 @@ class Sealer:
         with self._begin() as connection:
             if len(part):
                 newest = latest.Newest.of(connection, part)
-                arranged = [
-                    blocks.arrange(latest.mark_late(_by_register(own), newest))
-                    for own in by_group(part, current.shift)
-                ]
+                marked = by_group(latest.mark_late(part, newest), current.shift)
+                arranged = [blocks.arrange(own) for own in marked]
                 reached = self._store.add(connection, arranged, current.shift, reached)
                 unsettled = self._grow_days(connection, arranged, newest)
                 latest.keep(connection, arranged, newest, unsettled)
@@ -282,11 +280,6 @@ def sealed_load(connection: sa.Connection, reached: Watermark, number: int) -> L
         return Series(found.time, found.value, found.epoch, found.status)
 
     return load
-
-
-def _by_register(own: Stored) -> Stored:
-    """Readings that come by meter: by register, then meter, in the order of acceptance."""
-    return own.take(np.argsort(own.register, kind="stable"))
 
 
 def _energy(arranged: Stored) -> Stored:
