@@ -31,7 +31,9 @@ _HOURS = 24
 _LEAST = 8 * _HOURS  # readings of a meter: with fewer, levels take more than they save
 _LEVEL_BITS = 3.0  # what a level takes
 _GAIN = 0.05  # bits a value, that are worth the CPU
-_EVERY = 5  # of the values decides
+_EVERY = 5  # of the values decides,
+_MANY = 1000  # where there are so many
+_MANTISSA, _EXPONENTS, _BELOW_HALF = 52, (1 << 11) - 1, 1022  # of a number of 64 bits
 # What levels stand for: 0, 1, 2, 3, 4, 6, 8, 12, 16, ...
 _CENTRES = np.array([0, 1, *((2 + half) << up for up in range(46) for half in (0, 1))], np.int64)
 _NONE = np.empty(0, np.int64)
@@ -120,8 +122,10 @@ def _divided(column: Int64s) -> tuple[Int64s, int]:
     """A column in the largest power of ten that divides it: registers may count in tens."""
     sample = int(np.gcd.reduce(column[:_SAMPLE]))
     for unit in UNITS:
-        if sample and sample % unit == 0 and not (column % unit).any():
-            return column // unit, unit
+        if sample and sample % unit == 0:
+            divided = column // unit
+            if (divided * unit == column).all():
+                return divided, unit
     return column, 1
 
 
@@ -134,13 +138,14 @@ def _guided(steps: Int64s, place: int, guide: Int64s, firsts: Int64s) -> _Told |
     told = (guide * rate) >> _RATE_BITS
     rest = steps - told
     rest[firsts] = 0
-    spread, without = (np.abs(values - values.mean()).mean() for values in (rest, steps))
-    if spread >= _TELLING * without:
+    every = _EVERY if len(steps) >= _MANY else 1
+    if _spread(rest[::every]) >= _TELLING * _spread(steps[::every]):
         return None
-    some = rest[::_EVERY]
-    sharp = _sharp(some, told[::_EVERY])
-    enough = len(steps) >= _LEAST * len(firsts)
-    fine = enough and _gain(some, some, told[::_EVERY], sharp) > _GAIN
+    fine, sharp = False, 0
+    if len(steps) >= _LEAST * len(firsts):
+        some, telling = rest[::_EVERY], told[::_EVERY]
+        sharp = _sharp(some, telling)
+        fine = _gain(some, some, telling, sharp) > _GAIN
     return _Told(told, [place, rate], None, sharp if fine else None)
 
 
@@ -184,13 +189,25 @@ def _gain(before: Int64s, rest: Int64s, told: Int64s, sharp: int) -> float:
 
 
 def _bits(values: Int64s) -> float:
-    return math.log2(max(0.25, float(np.abs(values - values.mean()).mean())))
+    return math.log2(max(0.25, _spread(values)))
+
+
+def _spread(values: Int64s) -> float:
+    """The mean deviation from the mean."""
+    numbers = values.astype(np.float64)
+    numbers -= numbers.mean()
+    return float(np.abs(numbers, out=numbers).mean())
 
 
 def _widths(told: Int64s, sharp: int) -> Int64s:
     """How many of a rest's bits are written apart: as many more as what is told is larger."""
-    bits: Int64s = np.frexp(told.astype(np.float64))[1].astype(np.int64)
-    return (bits - sharp).clip(0, block_bits.MOST_BITS)
+    # The exponents of floating point: 0 has the least of all.
+    bits = told.astype(np.float64).view(np.int64)
+    bits >>= _MANTISSA
+    bits &= _EXPONENTS
+    bits -= _BELOW_HALF + sharp
+    np.maximum(bits, 0, out=bits)
+    return np.minimum(bits, block_bits.MOST_BITS, out=bits)
 
 
 # And back
