@@ -18,7 +18,7 @@ from storage.block_columns import (
     unpack_small,
 )
 from storage.journal import DamagedError
-from telemetry.calendar import HOUR_MS
+from telemetry.calendar import DAY_MS, HOUR_MS
 from telemetry.readings import Int64s
 
 UNITS = (1_000_000, 100_000, 10_000, 1000, 100, 10)
@@ -135,17 +135,19 @@ def _guided(steps: Int64s, place: int, guide: Int64s, firsts: Int64s) -> _Told |
     rate = (int(steps.sum()) << _RATE_BITS) // total if total > 0 else 0
     if not 0 < rate < 1 << 31 or int(guide.max()) >= 1 << 31:
         return None
-    told = (guide * rate) >> _RATE_BITS
-    rest = steps - told
-    rest[firsts] = 0
-    every = _EVERY if len(steps) >= _MANY else 1
-    if _spread(rest[::every]) >= _TELLING * _spread(steps[::every]):
+    some = slice(None, None, _EVERY if len(steps) >= _MANY else 1)
+    begins = np.zeros(len(steps), np.bool_)
+    begins[firsts] = True
+    rest = steps[some] - ((guide[some] * rate) >> _RATE_BITS)
+    rest[begins[some]] = 0
+    if _spread(rest) >= _TELLING * _spread(steps[some]):
         return None
+    told = (guide * rate) >> _RATE_BITS
     fine, sharp = False, 0
     if len(steps) >= _LEAST * len(firsts):
-        some, telling = rest[::_EVERY], told[::_EVERY]
-        sharp = _sharp(some, telling)
-        fine = _gain(some, some, telling, sharp) > _GAIN
+        telling = told[some]
+        sharp = _sharp(rest, telling)
+        fine = _gain(rest, rest, telling, sharp) > _GAIN
     return _Told(told, [place, rate], None, sharp if fine else None)
 
 
@@ -153,17 +155,27 @@ def _levelled(steps: Int64s, time: Int64s, firsts: Int64s) -> _Told | None:
     """What each meter's usual values by the hour of the day tell, if that is enough."""
     if len(steps) < _LEAST * len(firsts):
         return None
-    cell = _cells(time, firsts)
     cells = _HOURS * len(firsts)
+    least = _GAIN + _LEVEL_BITS * cells / len(steps)
+    some, instants = steps[::_EVERY], time[::_EVERY]
+    if int(instants.max() - instants.min()) < DAY_MS:
+        # Of parts of a day levels seldom tell enough, and of some of the values rather more.
+        _, telling = _by_hour(some, _cells(instants, -(-firsts // _EVERY)), cells)
+        if _gain(some, some - telling, telling, _sharp(some - telling, telling)) <= least:
+            return None
+    levels, told = _by_hour(steps, _cells(time, firsts), cells)
+    told[firsts] = 0
+    telling = told[::_EVERY]
+    rest = some - telling
+    sharp = _sharp(rest, telling)
+    return _Told(told, [], levels, sharp) if _gain(some, rest, telling, sharp) > least else None
+
+
+def _by_hour(steps: Int64s, cell: Int64s, cells: int) -> tuple[Int64s, Int64s]:
+    """The level of each cell, and what that tells of each value."""
     counts = np.bincount(cell, minlength=cells).clip(1)
     levels = _BETWEEN.searchsorted(np.bincount(cell, steps, cells) / counts)
-    told = _CENTRES[levels][cell]
-    told[firsts] = 0
-    some = steps[::_EVERY]
-    rest = some - told[::_EVERY]
-    sharp = _sharp(rest, told[::_EVERY])
-    gain = _gain(some, rest, told[::_EVERY], sharp) - _LEVEL_BITS * cells / len(steps)
-    return _Told(told, [], levels, sharp) if gain > _GAIN else None
+    return levels, _CENTRES[levels][cell]
 
 
 def _cells(time: Int64s, firsts: Int64s) -> Int64s:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,15 +18,20 @@ def by_group(meter: UInt32s, register: UInt16s, shift: int) -> npt.NDArray[np.in
     There is at least one. Where few meters and registers are there, all of it is one digit.
     """
     registers = np.flatnonzero(np.bincount(register))
-    place = np.zeros(int(registers[-1]) + 1, np.uint64)
-    place[registers] = np.arange(len(registers))
     low = int(meter.min()) >> shift << shift
-    near = meter - np.uint32(low)
-    group, member = near >> np.uint32(shift), near & np.uint32((1 << shift) - 1)
-    key = group * np.uint64(len(registers)) + place[register]
-    key = (key << np.uint64(shift)) | member
-    few = int(key.max()) < 1 << _BITS
-    return np.argsort(key.astype(np.uint16) if few else key, kind="stable")
+    groups = (int(meter.max()) - low >> shift) + 1
+    few = groups * len(registers) << shift < 1 << _BITS
+    number = np.dtype(np.uint16 if few else np.uint64)
+    place: npt.NDArray[Any] = np.zeros(int(registers[-1]) + 1, number)
+    place[registers] = np.arange(len(registers))
+    member: npt.NDArray[Any] = (meter - np.uint32(low)).astype(number)
+    key = member >> number.type(shift)
+    member &= number.type((1 << shift) - 1)
+    key *= number.type(len(registers))
+    key += place[register]
+    key <<= number.type(shift)
+    key |= member
+    return np.argsort(key, kind="stable")
 
 
 def by_meter(meter: UInt32s, register: UInt16s | None = None) -> npt.NDArray[np.intp]:
