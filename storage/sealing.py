@@ -40,7 +40,8 @@ from telemetry.readings import Series
 from telemetry.registers import ENERGY_IMPORT
 
 _DUE_VALUES = 1_048_576  # the journal is sealed when it holds so many,
-_DUE_EACH = 8  # or so many for each meter, if they are more: a pass writes rows of each,
+_DUE_WIDE, _WIDE_VALUES = 128, 2 * 1_048_576  # or so many for each meter, up to twice as many,
+_DUE_EACH = 8  # or at least so many for each: a pass writes rows of each meter,
 _MOST_VALUES = 8 * 1_048_576  # but never more
 _DUE_AGE = 900_000  # or when its oldest row is so old, ms
 _CLEARED = 262_144  # values whose rows are deleted at once
@@ -132,7 +133,8 @@ class Sealer:
     @property
     def _enough(self) -> int:
         """So many values are due, and make a pass."""
-        return max(_DUE_VALUES, min(_DUE_EACH * self._meters, _MOST_VALUES))
+        wide = min(_DUE_WIDE * self._meters, _WIDE_VALUES)
+        return max(_DUE_VALUES, wide, min(_DUE_EACH * self._meters, _MOST_VALUES))
 
     def begin(self) -> None:
         """Take some of the oldest rows of the journal into memory; with the last a pass begins."""

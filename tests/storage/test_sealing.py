@@ -188,6 +188,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealing, "_SLICE", 6)
     monkeypatch.setattr(sealing, "_DUE_VALUES", 40)
     monkeypatch.setattr(sealing, "_MOST_VALUES", 40)
+    monkeypatch.setattr(sealing, "_WIDE_VALUES", 40)
     monkeypatch.setattr(sealing_pass, "_LEAST", 4)
     monkeypatch.setattr(block_store, "_LEAST", 4)
     monkeypatch.setattr(block_store, "_LARGE", 8)
