@@ -80,9 +80,13 @@ _TYPES: dict[str, type[np.generic]] = {
 
 def changes(column: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Where runs of equal neighbours start, and the end of the last; shape (runs + 1,)."""
-    starts = np.flatnonzero(column[1:] != column[:-1])
+    return _bounds(column[1:] != column[:-1])
+
+
+def _bounds(other: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    (starts,) = other.nonzero()
     bounds = np.empty(len(starts) + 2, np.intp)
-    bounds[0], bounds[-1] = 0, len(column)
+    bounds[0], bounds[-1] = 0, len(other) + 1
     np.add(starts, 1, out=bounds[1:-1])
     return bounds
 
@@ -121,9 +125,10 @@ def pack_values(column: Int64s, effort: int) -> tuple[Column, bool]:
 
 def _runs(column: npt.NDArray[Any]) -> list[int]:
     """The column as runs if those are long, else nothing."""
-    bounds = changes(column)
-    if _RUN * (len(bounds) - 2) > len(column):
+    other = column[1:] != column[:-1]
+    if _RUN * np.count_nonzero(other) > len(column):
         return []
+    bounds = _bounds(other)
     runs = np.empty((len(bounds) - 1, 2), np.int64)
     runs[:, 0] = column[bounds[:-1]]
     np.subtract(bounds[1:], bounds[:-1], out=runs[:, 1])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from storage import blocks, history, schema
+from storage import blocks, history, order, schema
 from storage.blocks import BRIEF, LASTING, Stored
 from storage.journal import DamagedError
 from storage.prepared import many
@@ -120,12 +120,13 @@ class BlockStore:
                 parts.append(blocks.decode(body))
             except DamagedError as error:
                 raise history.damaged(number, error) from None
-        merged = by_meter(Stored.concatenate(parts))
-        meters = merged.meter[blocks.changes(merged.meter)[:-1]]
+        merged = Stored.concatenate(parts)
+        low = merged.meter.min()
+        meters = np.flatnonzero(np.bincount(merged.meter - low)).astype(np.uint32) + low
         registers = int(np.count_nonzero(np.bincount(merged.register)))
         shift = finest(meters, len(merged) // registers, group[0], _LEAST)
         connection.execute(_TABLE.delete().where(_TABLE.c.id.in_(numbers)))
-        groups = by_group(merged, shift)
+        groups = by_group(merged.take(order.by_group(merged.meter, merged.register, shift)), shift)
         arranged = [self._arranged(connection, own, group, reached) for own in groups]
         before = sum(len(part) for part in parts)
         reached = dataclasses.replace(reached, values=reached.values - before)
@@ -177,7 +178,7 @@ def by_meter(stored: Stored) -> Stored:
 
 
 def by_group(stored: Stored, shift: int) -> list[Stored]:
-    """Readings that come by meter, as one part for each group."""
+    """Readings that come by group, as one part for each."""
     bounds = blocks.changes(stored.meter >> np.uint32(shift)).tolist()
     return [stored.take(slice(start, end)) for start, end in pairwise(bounds)]
 

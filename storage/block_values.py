@@ -18,7 +18,7 @@ from storage.block_columns import (
     unpack_small,
 )
 from storage.journal import DamagedError
-from telemetry.calendar import HOUR_MS
+from telemetry.calendar import DAY_MS, HOUR_MS
 from telemetry.readings import Int64s
 
 UNITS = (1_000_000, 100_000, 10_000, 1000, 100, 10)
@@ -31,7 +31,9 @@ _HOURS = 24
 _LEAST = 8 * _HOURS  # readings of a meter: with fewer, levels take more than they save
 _LEVEL_BITS = 3.0  # what a level takes
 _GAIN = 0.05  # bits a value, that are worth the CPU
-_EVERY = 5  # of the values decides
+_EVERY = 5  # of the values decides,
+_MANY = 1000  # where there are so many
+_MANTISSA, _EXPONENTS, _BELOW_HALF = 52, (1 << 11) - 1, 1022  # of a number of 64 bits
 # What levels stand for: 0, 1, 2, 3, 4, 6, 8, 12, 16, ...
 _CENTRES = np.array([0, 1, *((2 + half) << up for up in range(46) for half in (0, 1))], np.int64)
 _NONE = np.empty(0, np.int64)
@@ -120,8 +122,10 @@ def _divided(column: Int64s) -> tuple[Int64s, int]:
     """A column in the largest power of ten that divides it: registers may count in tens."""
     sample = int(np.gcd.reduce(column[:_SAMPLE]))
     for unit in UNITS:
-        if sample and sample % unit == 0 and not (column % unit).any():
-            return column // unit, unit
+        if sample and sample % unit == 0:
+            divided = column // unit
+            if (divided * unit == column).all():
+                return divided, unit
     return column, 1
 
 
@@ -131,16 +135,19 @@ def _guided(steps: Int64s, place: int, guide: Int64s, firsts: Int64s) -> _Told |
     rate = (int(steps.sum()) << _RATE_BITS) // total if total > 0 else 0
     if not 0 < rate < 1 << 31 or int(guide.max()) >= 1 << 31:
         return None
-    told = (guide * rate) >> _RATE_BITS
-    rest = steps - told
-    rest[firsts] = 0
-    spread, without = (np.abs(values - values.mean()).mean() for values in (rest, steps))
-    if spread >= _TELLING * without:
+    some = slice(None, None, _EVERY if len(steps) >= _MANY else 1)
+    begins = np.zeros(len(steps), np.bool_)
+    begins[firsts] = True
+    rest = steps[some] - ((guide[some] * rate) >> _RATE_BITS)
+    rest[begins[some]] = 0
+    if _spread(rest) >= _TELLING * _spread(steps[some]):
         return None
-    some = rest[::_EVERY]
-    sharp = _sharp(some, told[::_EVERY])
-    enough = len(steps) >= _LEAST * len(firsts)
-    fine = enough and _gain(some, some, told[::_EVERY], sharp) > _GAIN
+    told = (guide * rate) >> _RATE_BITS
+    fine, sharp = False, 0
+    if len(steps) >= _LEAST * len(firsts):
+        telling = told[some]
+        sharp = _sharp(rest, telling)
+        fine = _gain(rest, rest, telling, sharp) > _GAIN
     return _Told(told, [place, rate], None, sharp if fine else None)
 
 
@@ -148,17 +155,27 @@ def _levelled(steps: Int64s, time: Int64s, firsts: Int64s) -> _Told | None:
     """What each meter's usual values by the hour of the day tell, if that is enough."""
     if len(steps) < _LEAST * len(firsts):
         return None
-    cell = _cells(time, firsts)
     cells = _HOURS * len(firsts)
+    least = _GAIN + _LEVEL_BITS * cells / len(steps)
+    some, instants = steps[::_EVERY], time[::_EVERY]
+    if int(instants.max() - instants.min()) < DAY_MS:
+        # Of parts of a day levels seldom tell enough, and of some of the values rather more.
+        _, telling = _by_hour(some, _cells(instants, -(-firsts // _EVERY)), cells)
+        if _gain(some, some - telling, telling, _sharp(some - telling, telling)) <= least:
+            return None
+    levels, told = _by_hour(steps, _cells(time, firsts), cells)
+    told[firsts] = 0
+    telling = told[::_EVERY]
+    rest = some - telling
+    sharp = _sharp(rest, telling)
+    return _Told(told, [], levels, sharp) if _gain(some, rest, telling, sharp) > least else None
+
+
+def _by_hour(steps: Int64s, cell: Int64s, cells: int) -> tuple[Int64s, Int64s]:
+    """The level of each cell, and what that tells of each value."""
     counts = np.bincount(cell, minlength=cells).clip(1)
     levels = _BETWEEN.searchsorted(np.bincount(cell, steps, cells) / counts)
-    told = _CENTRES[levels][cell]
-    told[firsts] = 0
-    some = steps[::_EVERY]
-    rest = some - told[::_EVERY]
-    sharp = _sharp(rest, told[::_EVERY])
-    gain = _gain(some, rest, told[::_EVERY], sharp) - _LEVEL_BITS * cells / len(steps)
-    return _Told(told, [], levels, sharp) if gain > _GAIN else None
+    return levels, _CENTRES[levels][cell]
 
 
 def _cells(time: Int64s, firsts: Int64s) -> Int64s:
@@ -184,13 +201,25 @@ def _gain(before: Int64s, rest: Int64s, told: Int64s, sharp: int) -> float:
 
 
 def _bits(values: Int64s) -> float:
-    return math.log2(max(0.25, float(np.abs(values - values.mean()).mean())))
+    return math.log2(max(0.25, _spread(values)))
+
+
+def _spread(values: Int64s) -> float:
+    """The mean deviation from the mean."""
+    numbers = values.astype(np.float64)
+    numbers -= numbers.mean()
+    return float(np.abs(numbers, out=numbers).mean())
 
 
 def _widths(told: Int64s, sharp: int) -> Int64s:
     """How many of a rest's bits are written apart: as many more as what is told is larger."""
-    bits: Int64s = np.frexp(told.astype(np.float64))[1].astype(np.int64)
-    return (bits - sharp).clip(0, block_bits.MOST_BITS)
+    # The exponents of floating point: 0 has the least of all.
+    bits = told.astype(np.float64).view(np.int64)
+    bits >>= _MANTISSA
+    bits &= _EXPONENTS
+    bits -= _BELOW_HALF + sharp
+    np.maximum(bits, 0, out=bits)
+    return np.minimum(bits, block_bits.MOST_BITS, out=bits)
 
 
 # And back

@@ -8,6 +8,7 @@ meter's days are computed again from all of its readings around.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -15,12 +16,12 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import meters, retention_marks, schema
-from storage.blocks import Stored, changes, near
+from storage.blocks import Stored, changes
 from storage.defaults import Defaults
 from storage.energy import Load, curve_of, part_of
 from storage.latest import Newest
 from storage.meters import Meter
-from storage.prepared import many
+from storage.prepared import many, together
 from telemetry import anchors, calendar, days, intervals
 from telemetry.calendar import HOUR_MS
 from telemetry.days import Days
@@ -39,7 +40,8 @@ _SETTINGS = sa.select(
 _SWAPS = sa.select(schema.replacements.c.meter, schema.replacements.c.time_ms).where(
     schema.replacements.c.meter.between(sa.bindparam("low"), sa.bindparam("high"))
 )
-_INSERT = "INSERT INTO daily (meter, day, wh, covered_ms, flags) VALUES (?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO daily (meter, day, wh, covered_ms, flags) VALUES {rows}"
+_ROW = "(?, ?, ?, ?, ?)"
 _ADD = (
     f"{_INSERT} ON CONFLICT (day, meter) DO UPDATE SET wh = daily.wh + excluded.wh,"
     " covered_ms = daily.covered_ms + excluded.covered_ms, flags = daily.flags | excluded.flags"
@@ -82,12 +84,15 @@ def grow(connection: sa.Connection, energy: Stored, newest: Newest, defaults: De
     bounds = {"low": int(energy.meter[0]), "high": int(energy.meter[-1])}
     settings = connection.execute(_SETTINGS, bounds).all()
     swaps = connection.execute(_SWAPS, bounds).all()
-    own = energy.meter[changes(energy.meter)[:-1]]
+    firsts = changes(energy.meter)[:-1]
+    own = energy.meter[firsts]
     tips = newest.energy(own)
-    meter = np.concatenate([tips.meter, energy.meter])
-    order = np.argsort(near(meter), kind="stable")
+    # Each tip before the first reading of its meter.
+    places = firsts[own.searchsorted(tips.meter)] + np.arange(len(tips.meter))
+    rest = np.ones(len(energy) + len(places), np.bool_)
+    rest[places] = False
     meter, time, value, status = (
-        np.concatenate([getattr(tips, name), getattr(energy, name)])[order]
+        _mixed(getattr(energy, name), rest, getattr(tips, name), places)
         for name in ("meter", "time", "value", "status")
     )
     apart = meter[1:] != meter[:-1]
@@ -96,10 +101,10 @@ def grow(connection: sa.Connection, energy: Stored, newest: Newest, defaults: De
 
     again = np.zeros(len(own), np.bool_)
     again[own.searchsorted(tips.meter[~tips.settled])] = True
-    firsts = time[np.flatnonzero(np.append(True, apart))]
+    began = time[np.flatnonzero(np.append(True, apart))]
     for number, instant in swaps:
         at = int(own.searchsorted(number))
-        if at < len(own) and own[at] == number and instant > firsts[at]:
+        if at < len(own) and own[at] == number and instant > began[at]:
             again[at] = True
     powers = {number: power for number, _, power in settings if power is not None}
     odd = _odd(meter, time, value, powers)
@@ -120,6 +125,18 @@ def grow(connection: sa.Connection, energy: Stored, newest: Newest, defaults: De
             found = days.divide(number[rows], time[rows], value[rows], flags[rows], zone)
             added.append(found)
     return Grown(Days.concatenate(added), own[again].tolist())
+
+
+def _mixed(
+    energy: npt.NDArray[Any],
+    rest: npt.NDArray[np.bool_],
+    tips: npt.NDArray[Any],
+    at: npt.NDArray[np.intp],
+) -> npt.NDArray[Any]:
+    """A column with the tips ``at`` their places, and the readings at all others."""
+    column = np.empty(len(rest), energy.dtype)
+    column[at], column[rest] = tips, energy
+    return column
 
 
 def _odd(
@@ -153,13 +170,12 @@ def _by_zone(
 def add(connection: sa.Connection, added: Days, defaults: Defaults) -> None:
     """Add to the rows of the days."""
     if len(added):
-        many(connection, _ADD, _rows(added))
+        together(connection, _ADD, _ROW, _rows(added))
         _note_zones(connection, added.meter, defaults)
 
 
-def _rows(found: Days) -> list[tuple[int, ...]]:
-    columns = (getattr(found, name).tolist() for name in Days.__slots__)
-    return list(zip(*columns, strict=True))
+def _rows(found: Days) -> Int64s:
+    return np.stack([getattr(found, name) for name in Days.__slots__], axis=1)
 
 
 def _note_zones(connection: sa.Connection, own: Int64s, defaults: Defaults) -> None:
@@ -193,7 +209,7 @@ def again(
         )
     )
     if len(found.days):
-        many(connection, _INSERT, _rows(found.days))
+        together(connection, _INSERT, _ROW, _rows(found.days))
         connection.execute(_ZONES, {"meter": meter.number, "zone": defaults.zone(meter).key})
     return found.settled
 

@@ -133,6 +133,8 @@ _OF_VERSION = {1: _of_1, 2: _of_2}
 def envelope_starts(readings: Readings) -> npt.NDArray[np.intp]:
     """Where meters or epochs change, and often enough that an envelope can count its readings."""
     starts, _ = runs(readings.key_high, readings.key_low)
-    epochs = np.flatnonzero(readings.epoch[1:] != readings.epoch[:-1]) + 1
-    many = np.arange(0, len(readings), _MOST_OF_ENVELOPE)
-    return np.unique(np.concatenate([starts, epochs, many]))
+    begins = np.zeros(len(readings), np.bool_)
+    begins[starts] = True
+    begins[1:] |= readings.epoch[1:] != readings.epoch[:-1]
+    begins[::_MOST_OF_ENVELOPE] = True
+    return np.flatnonzero(begins)

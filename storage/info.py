@@ -13,9 +13,14 @@ _KEEP = (
 )
 
 
+def keep(connection: sa.Connection, key: str, text: str) -> None:
+    """Keep a text under a key."""
+    many(connection, _KEEP, [(key, text)])
+
+
 def keep_number(connection: sa.Connection, key: str, number: int) -> None:
     """Keep a number of the collector's own under a key."""
-    many(connection, _KEEP, [(key, str(number))])
+    keep(connection, key, str(number))
 
 
 def kept_number(connection: sa.Connection, key: str) -> int:

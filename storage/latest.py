@@ -11,8 +11,8 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from storage import schema
-from storage.blocks import Stored
-from storage.prepared import integers, many
+from storage.prepared import integers, together
+from storage.stored import Stored, later
 from telemetry.readings import Int64s, UInt16s, UInt32s, UInt64s
 from telemetry.registers import ENERGY_IMPORT
 
@@ -27,10 +27,10 @@ _TIP = sa.select(_LATEST.time_ms, _LATEST.settled).where(
 )
 _KEEP = (
     "INSERT INTO latest (meter, register, time_ms, value, status, settled)"
-    " VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (meter, register) DO UPDATE SET time_ms = excluded.time_ms,"
+    " VALUES {rows} ON CONFLICT (meter, register) DO UPDATE SET time_ms = excluded.time_ms,"
     " value = excluded.value, status = excluded.status, settled = excluded.settled"
 )
+_KEPT = "(?, ?, ?, ?, ?, ? <> 0)"  # a boolean by comparison: a number in every driver
 _NEVER = np.iinfo(np.int64).min
 
 
@@ -102,15 +102,21 @@ class Newest:
 
 def mark_late(part: Stored, newest: Newest) -> Stored:
     """Readings that are all marked late, by series and acceptance: only those still that were."""
-    series, time = part.series, part.time
-    same = series[1:] == series[:-1]
-    late = time <= newest.before(series)
-    if (same & (time[1:] <= time[:-1])).any():
+    time, bounds = part.time, part.bounds
+    starts, counts = bounds[:-1], np.diff(bounds)
+    before = newest.before(part.take(starts).series)
+    ascending = later(time, starts).all()
+    if ascending and (time[starts] > before).all():
+        return dataclasses.replace(part, late=np.zeros(len(part), np.int64))
+    late = time <= np.repeat(before, counts)
+    if not ascending:
         # The highest time so far of each series, all series one above the other.
-        rank = np.append(0, (~same).cumsum())
         low = int(time.min())
-        line = time - low + rank * (int(time.max()) - low + 1)
-        late[1:] |= same & (line[1:] <= np.maximum.accumulate(line)[:-1])
+        span = int(time.max()) - low + 1
+        line = time - low + np.repeat(np.arange(len(starts)) * span, counts)
+        lower = line[1:] <= np.maximum.accumulate(line)[:-1]
+        lower[starts[1:] - 1] = False
+        late[1:] |= lower
     marked = np.zeros(len(part), np.int64)
     marked[late] = part.late[late]
     return dataclasses.replace(part, late=marked)
@@ -124,14 +130,14 @@ def keep(
     last = last.take(np.lexsort((last.register, last.meter)))  # as the table's rows lie
     settled = (last.register == ENERGY_IMPORT) & ~np.isin(last.meter, unsettled)
     columns = (last.meter, last.register, last.time, last.value, last.status, settled)
-    many(connection, _KEEP, list(zip(*(column.tolist() for column in columns), strict=True)))
+    rows = np.stack([column.astype(np.int64, copy=False) for column in columns], axis=1)
+    together(connection, _KEEP, _KEPT, rows)
 
 
 def _last(part: Stored, newest: Newest) -> Stored:
     """The newest readings of a part's series, where none is newer already."""
-    series = part.series
-    last = np.flatnonzero(np.append(series[1:] != series[:-1], True))
-    return part.take(last[part.time[last] >= newest.before(series[last])])
+    last = part.take(part.bounds[1:] - 1)
+    return last.take(last.time >= newest.before(last.series))
 
 
 def keep_settled(connection: sa.Connection, meter: int, settled: bool) -> None:

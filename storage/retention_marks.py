@@ -12,6 +12,7 @@ from storage import schema, watermark
 from storage.blocks import Stored
 from storage.defaults import Defaults
 from storage.ladder import Keep, Policy
+from storage.prepared import Prepared
 from storage.retention_plan import Held, Job, Outlook, outlook
 from storage.watermark import Watermark
 from telemetry.calendar import DAY_MS
@@ -20,6 +21,7 @@ _PAGE = 4096
 LONG_AGO = -(2**62)
 
 _BLOCKS, _THINNED, _METERS = schema.blocks.c, schema.thinned.c, schema.meters.c
+_NEWEST = Prepared(sa.select(sa.func.max(_THINNED.upto_ms)))
 
 
 def mark(connection: sa.Connection, numbers: list[int], job: Job) -> None:
@@ -37,7 +39,7 @@ def came_late(connection: sa.Connection, sealed: Stored) -> None:
     """Move the marks back of meters that have readings before them among those just sealed."""
     if not len(sealed):
         return
-    newest = connection.execute(sa.select(sa.func.max(_THINNED.upto_ms))).scalar()
+    newest: int | None = _NEWEST.row(connection)[0]
     if newest is None or int(sealed.time.min()) >= newest:
         return
     old = sealed.take(sealed.time < newest)

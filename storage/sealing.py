@@ -40,7 +40,8 @@ from telemetry.readings import Series
 from telemetry.registers import ENERGY_IMPORT
 
 _DUE_VALUES = 1_048_576  # the journal is sealed when it holds so many,
-_DUE_EACH = 8  # or so many for each meter, if they are more: a pass writes rows of each,
+_DUE_WIDE, _WIDE_VALUES = 128, 2 * 1_048_576  # or so many for each meter, up to twice as many,
+_DUE_EACH = 8  # or at least so many for each: a pass writes rows of each meter,
 _MOST_VALUES = 8 * 1_048_576  # but never more
 _DUE_AGE = 900_000  # or when its oldest row is so old, ms
 _CLEARED = 262_144  # values whose rows are deleted at once
@@ -132,7 +133,8 @@ class Sealer:
     @property
     def _enough(self) -> int:
         """So many values are due, and make a pass."""
-        return max(_DUE_VALUES, min(_DUE_EACH * self._meters, _MOST_VALUES))
+        wide = min(_DUE_WIDE * self._meters, _WIDE_VALUES)
+        return max(_DUE_VALUES, wide, min(_DUE_EACH * self._meters, _MOST_VALUES))
 
     def begin(self) -> None:
         """Take some of the oldest rows of the journal into memory; with the last a pass begins."""
@@ -166,10 +168,8 @@ class Sealer:
         with self._begin() as connection:
             if len(part):
                 newest = latest.Newest.of(connection, part)
-                arranged = [
-                    blocks.arrange(latest.mark_late(_by_register(own), newest))
-                    for own in by_group(part, current.shift)
-                ]
+                marked = by_group(latest.mark_late(part, newest), current.shift)
+                arranged = [blocks.arrange(own) for own in marked]
                 reached = self._store.add(connection, arranged, current.shift, reached)
                 unsettled = self._grow_days(connection, arranged, newest)
                 latest.keep(connection, arranged, newest, unsettled)
@@ -282,11 +282,6 @@ def sealed_load(connection: sa.Connection, reached: Watermark, number: int) -> L
         return Series(found.time, found.value, found.epoch, found.status)
 
     return load
-
-
-def _by_register(own: Stored) -> Stored:
-    """Readings that come by meter: by register, then meter, in the order of acceptance."""
-    return own.take(np.argsort(own.register, kind="stable"))
 
 
 def _energy(arranged: Stored) -> Stored:

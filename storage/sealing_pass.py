@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import sqlalchemy as sa
 
-from storage import journal, schema
+from storage import journal, order, schema
 from storage.block_store import by_meter, finest
 from storage.blocks import Stored
 from storage.watermark import Watermark
@@ -95,7 +95,10 @@ class Pass:
         return self.below >= len(self._before)
 
     def take(self, values: int) -> Stored:
-        """About so many values of the next groups, by meter and acceptance; moves ``below`` on."""
+        """About so many values of the next groups; moves ``below`` on.
+
+        They come by group, in it by register, then meter, then in the order of acceptance.
+        """
         low = min(self.below, len(self._before) - 1)
         end = int(self._before.searchsorted(self._before[low] + values))
         group = (min(end, len(self._before)) >> self.shift) + 1
@@ -106,4 +109,7 @@ class Pass:
             start, stop = part.meter.searchsorted(bounds).tolist()
             if start < stop:
                 found.append(part.take(slice(start, stop)))
-        return by_meter(Stored.concatenate(found))
+        taken = Stored.concatenate(found)
+        return (
+            taken.take(order.by_group(taken.meter, taken.register, self.shift)) if found else taken
+        )

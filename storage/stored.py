@@ -37,6 +37,13 @@ class Stored:
         """Register and meter in one number, by which a block is sorted."""
         return (self.register.astype(np.uint64) << np.uint64(32)) | self.meter
 
+    @property
+    def bounds(self) -> npt.NDArray[np.intp]:
+        """Where series start, one standing after the other, and the end; shape (series + 1,)."""
+        other = self.meter[1:] != self.meter[:-1]
+        other |= self.register[1:] != self.register[:-1]
+        return np.concatenate(([0], np.flatnonzero(other) + 1, [len(self)]))
+
     def take(self, rows: npt.NDArray[Any] | slice) -> Stored:
         """The readings of the given rows, in the order of the rows."""
         return Stored(
@@ -89,6 +96,8 @@ def arrange(stored: Stored, *, alone: bool = True) -> Stored:
     Unless they are ``alone``, there being no other readings of these instants, another value may
     have been accepted between one and its repeat: the last one counts, so both stay.
     """
+    if _ascend(stored):
+        return stored
     if not is_arranged(stored):
         order = np.argsort(near(stored.meter), kind="stable")
         stored = stored.take(order[np.argsort(stored.register[order], kind="stable")])
@@ -106,6 +115,22 @@ def arrange(stored: Stored, *, alone: bool = True) -> Stored:
             same &= stored.late[1:] == stored.late[:-1]
         stored = stored.take(np.append(True, ~same))
     return stored
+
+
+def _ascend(stored: Stored) -> bool:
+    """Whether series stand as ``arrange`` sorts them, and nothing is said twice of an instant."""
+    if not len(stored):
+        return True
+    starts = stored.bounds[:-1]
+    series = stored.take(starts).series
+    return bool((series[1:] > series[:-1]).all() and later(stored.time, starts).all())
+
+
+def later(time: Int64s, starts: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Which readings but the first are later than the one before in their series, if any."""
+    found = time[1:] > time[:-1]
+    found[starts[1:] - 1] = True
+    return found
 
 
 def near(meter: UInt32s) -> npt.NDArray[Any]:

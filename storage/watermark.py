@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 
 import sqlalchemy as sa
 
-from storage import schema
+from storage import info, schema
 from storage.prepared import Prepared
 
 _KEY = "sealed"
@@ -41,9 +41,4 @@ def read(connection: sa.Connection) -> Watermark:
 
 def write(connection: sa.Connection, watermark: Watermark) -> None:
     """Keep the watermark; in the transaction of what it speaks of."""
-    table = schema.info
-    text = " ".join(str(number) for number in astuple(watermark))
-    if not connection.execute(
-        table.update().where(table.c.key == _KEY).values(value=text)
-    ).rowcount:
-        connection.execute(table.insert().values(key=_KEY, value=text))
+    info.keep(connection, _KEY, " ".join(str(number) for number in astuple(watermark)))

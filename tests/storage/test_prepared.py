@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from storage import meters, schema
 from storage.engine import Database, close_writer, open_reader, open_writer
-from storage.prepared import Prepared
+from storage.prepared import Prepared, together
 
 _OF = schema.meters.c
 TWICE = sa.select(_OF.number, _OF.id).where(
@@ -69,3 +70,12 @@ def test_an_error_is_one_of_sqlalchemy(connection: sa.Connection) -> None:
     with pytest.raises(sa.exc.OperationalError, match="no such table: nowhere"):
         nowhere.rows(connection)
     assert meters.count(connection) == 9
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
+def test_rows_are_written_together(connection: sa.Connection, count: int) -> None:
+    rows = np.arange(5 * count).reshape(count, 5)
+    statement = "INSERT INTO daily (day, meter, wh, covered_ms, flags) VALUES {rows}"
+    together(connection, statement, "(?, ?, ?, ?, ?)", rows)
+    found = connection.execute(sa.select(schema.daily).order_by(schema.daily.c.day))
+    assert [tuple(row) for row in found] == [tuple(row) for row in rows.tolist()]

@@ -189,6 +189,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealing, "_SLICE", 6)
     monkeypatch.setattr(sealing, "_DUE_VALUES", 40)
     monkeypatch.setattr(sealing, "_MOST_VALUES", 40)
+    monkeypatch.setattr(sealing, "_WIDE_VALUES", 40)
     monkeypatch.setattr(sealing_pass, "_LEAST", 4)
     monkeypatch.setattr(block_store, "_LEAST", 4)
     monkeypatch.setattr(block_store, "_LARGE", 8)
@@ -526,3 +527,20 @@ def test_a_repeat_stays_where_another_value_may_lie_between(tmp_path: Path, betw
         store.close()
     found = sorted(zip(kept.late.tolist(), kept.value.tolist(), strict=True))
     assert found == ([(1, 5), (2, 0), (3, 5)] if between else [(1, 5)])
+
+
+@pytest.mark.parametrize(
+    ("count", "values"),
+    [
+        (0, 1_048_576),
+        (8_192, 1_048_576),
+        (10_000, 1_280_000),
+        (262_144, 2_097_152),
+        (1_000_000, 8_000_000),
+        (2_000_000, 8_388_608),
+    ],
+)
+def test_a_pass_waits_for_values_of_each_meter(tmp_path: Path, count: int, values: int) -> None:
+    sealer = Store(tmp_path, 1).sealer
+    sealer._meters = count
+    assert sealer._enough == values

@@ -147,6 +147,7 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         (sealing, "_SLICE", 6),
         (sealing, "_DUE_VALUES", 40),
         (sealing, "_MOST_VALUES", 40),
+        (sealing, "_WIDE_VALUES", 40),
         (sealing_pass, "_PART", 12),
         (sealing, "_CLEARED", 12),
         (sealing_pass, "_LEAST", 4),
@@ -283,6 +284,7 @@ def test_a_writer_that_seals_meanwhile(running: Running, monkeypatch: pytest.Mon
     """Commits, passes and merges while verifying again and again."""
     monkeypatch.setattr(sealing, "_DUE_VALUES", 2000)
     monkeypatch.setattr(sealing, "_MOST_VALUES", 2000)
+    monkeypatch.setattr(sealing, "_WIDE_VALUES", 2000)
     monkeypatch.setattr(sealing, "_SLICE", 300)
     monkeypatch.setattr(sealing_pass, "_LEAST", 64)
     monkeypatch.setattr(block_store, "_LEAST", 64)
