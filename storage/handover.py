@@ -155,9 +155,10 @@ class Handover:
         Answers for how many seconds it may be left alone.
         """
         now = time.monotonic()
-        # The next turn will be as far off as the last one was: what is due by then leaves now.
-        self._ticked, before = now, self._ticked
-        if (self._parts or self._counts) and self._due(now) <= now - before:
+        # The next turn will be as far off as the last one was: readings due by then leave now.
+        early = now - self._ticked if self._parts else 0.0
+        self._ticked = now
+        if self._due(now) <= early:
             self._send(now)
         self._hear(now)
         self._send_overdue(now)
