@@ -10,11 +10,13 @@ import numpy as np
 import sqlalchemy as sa
 
 from storage import meters, schema
+from storage.prepared import integers
 from storage.queries import Reader
 from telemetry.days import Days
 from telemetry.readings import Int64s
 
 _DAILY = schema.daily
+_METER_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,10 @@ def periods(reader: Reader, additions: Days, within: Range, *, months: bool) -> 
         counted.update((period, count) for period, count in found)
     added = within.of(reader, additions)
     keys = added.day // 100 if months else added.day
-    columns = (keys.tolist(), added.wh.tolist(), added.flags.tolist())
-    for period, more, bits in zip(*columns, strict=True):
-        wh[period] += more
-        flags[period] |= bits
+    for period in np.unique(keys).tolist():
+        rows = keys == period
+        wh[period] += int(added.wh[rows].sum())
+        flags[period] |= int(np.bitwise_or.reduce(added.flags[rows]))
     for period, more in _newcomers(reader, keys, added.meter, within, months).items():
         counted[period] += more
     return [Period(key, wh[key], counted[key], flags[key]) for key in sorted(counted)]
@@ -96,11 +98,15 @@ def _newcomers(
     key = _DAILY.c.day // 100 if months else _DAILY.c.day
     known = sa.select(key, _DAILY.c.meter).distinct()
     known = known.where(Range(first, last, within.prefix).where)
-    there = {(period, meter) for period, meter in reader.connection.execute(known)}
-    more: dict[int, int] = defaultdict(int)
-    for period, _ in set(zip(keys.tolist(), added.tolist(), strict=True)) - there:
-        more[period] += 1
-    return more
+    there = integers(reader.connection, known)
+    new = np.setdiff1d(_pairs(keys, added), _pairs(there[:, 0], there[:, 1]))
+    periods, counts = np.unique(new >> _METER_BITS, return_counts=True)
+    return dict(zip(periods.tolist(), counts.tolist(), strict=True))
+
+
+def _pairs(keys: Int64s, meters_: Int64s) -> Int64s:
+    """Periods and meters, a number for both."""
+    return (keys << _METER_BITS) | meters_
 
 
 def ranking(reader: Reader, additions: Days, within: Range) -> tuple[Int64s, Int64s]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,22 @@ class Newest:
             status.astype(np.uint16),
             settled.astype(np.bool_),
         )
+
+    @classmethod
+    def last_of(cls, energy: Stored, unsettled: Collection[int]) -> Newest:
+        """The newest of arranged readings of the energy register; of some meters not settled."""
+        last = energy.take(np.flatnonzero(np.append(energy.meter[1:] != energy.meter[:-1], True)))
+        settled = ~np.isin(last.meter, list(unsettled))
+        return cls(last.series, last.meter, last.time, last.value, last.status, settled)
+
+    def or_else(self, other: Newest) -> Newest:
+        """These, and of series that are not among them those of another."""
+        both = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in Newest.__slots__
+        }
+        _, first = np.unique(both["series"], return_index=True)
+        return Newest(**{name: column[first] for name, column in both.items()})
 
     def energy(self, meters: UInt32s) -> Newest:
         """Those of the energy register of meters that ascend, not none, as far as there are any."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -33,6 +33,7 @@ from storage.engine import (
     open_reader,
 )
 from storage.meters import Meter
+from storage.once import MOST, Made, once
 from storage.prepared import Prepared
 from storage.standing import Standing
 from storage.tail import Tail
@@ -43,15 +44,12 @@ from telemetry.registers import Register
 log = logging.getLogger("storage")
 
 _BODIES_A_READ = 256
-_MOST_REMEMBERED = 100_000
 _NEW = Prepared(
     sa.select(schema.journal.c.id, schema.journal.c.body)
     .where(schema.journal.c.id > sa.bindparam("last"))
     .order_by(schema.journal.c.id)
     .limit(_BODIES_A_READ)
 )
-
-Remembered = TypeVar("Remembered")
 
 
 class UnknownMeterError(LookupError):
@@ -80,6 +78,7 @@ class Reader:
         self.news = 0  # grows with each snapshot that may see more than the one before it
         self._meters: dict[str, Meter] = {}  # asked for since the last news
         self._remembered: dict[Hashable, Any] = {}  # since then too
+        self._lasting: dict[Hashable, Any] = {}  # as long as only rows of the journal come
         self._idle: sa.Connection | None = None
         self._current: sa.Connection | None = None
 
@@ -130,13 +129,17 @@ class Reader:
         for note in deletion.notes(self.connection, self._deletions).values():
             self._tail.forget(note.meter)
             self._deletions += 1
+            self._lasting.clear()
         self._version = version
 
     def _follow_journal(self) -> None:
         """Take in the journal's new rows, and leave what is in blocks by now to the blocks."""
         reached = watermark.read(self.connection)
-        self._made_again = standing.made_again(self.connection)
-        if reached != self._watermark or len(self._oldest) > _MOST_REMEMBERED:
+        made_again = standing.made_again(self.connection)
+        if (reached, made_again) != (self._watermark, self._made_again):
+            self._lasting.clear()
+        self._made_again = made_again
+        if reached != self._watermark or len(self._oldest) > MOST:
             self._oldest.clear()
         self._watermark = reached
         self._last = max(self._last, self._watermark.sealed)
@@ -234,26 +237,21 @@ class Reader:
         )
 
     @property
-    def any_unsealed(self) -> bool:
-        """Whether the journal has readings that are not in blocks."""
-        return len(self._tail) > 0
-
-    def unsealed(self, register: Register) -> Stored:
-        """A register's readings that are only in the journal, by meter and acceptance."""
-        return self._tail.of_register(register.code)
+    def unsealed(self) -> tuple[Tail, int]:
+        """What is only in the journal, as the snapshot sees it, and its newest row."""
+        return self._tail, self._last
 
     def unsealed_span(self, meter: Meter, register: Register) -> tuple[int, int] | None:
         """The first and the last instant of the register that are only in the journal."""
         return self._tail.span(meter.number, register.code)
 
-    def remembered(self, name: Hashable, make: Callable[[], Remembered]) -> Remembered:
+    def remembered(self, name: Hashable, make: Callable[[], Made]) -> Made:
         """What is made once, until something is committed, or there is too much of it."""
-        if name not in self._remembered:
-            if len(self._remembered) >= _MOST_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[name] = make()
-        found: Remembered = self._remembered[name]
-        return found
+        return once(self._remembered, name, make)
+
+    def lasting(self, name: Hashable, make: Callable[[], Made]) -> Made:
+        """What is made once, and kept up by who made it, while only rows of the journal come."""
+        return once(self._lasting, name, make)
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""

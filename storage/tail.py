@@ -115,11 +115,13 @@ class Tail:
         found = self._find(meter, series_key(meter), series_key(meter + 1))
         return Stored.concatenate(found.parts)
 
-    def of_register(self, register: int) -> Stored:
-        """One register's readings of all meters, by meter, then acceptance."""
+    def of_register(self, register: int, since: int = 0) -> Stored:
+        """One register's readings of all meters in rows behind one, by meter, then acceptance."""
         parts = []
         for run in self._runs:
-            own = run.stored.register == register
+            if run.last <= since:
+                continue
+            own = (run.stored.register == register) & (run.stored.late > since)
             rows = np.flatnonzero(own & self._counts(run.stored))
             parts.append(run.stored.take(rows))
         both = Stored.concatenate(parts)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from storage import blocks, daily, latest
 from storage.blocks import Stored
 from storage.defaults import Defaults
 from storage.energy import REGISTER
+from storage.latest import Newest
 from storage.queries import Reader
 from telemetry.days import Days
 
@@ -17,16 +20,43 @@ def additions(reader: Reader, defaults: Defaults) -> Days:
     return reader.remembered("additions", lambda: _additions(reader, defaults))
 
 
+@dataclass(slots=True)
+class _Sums:
+    """What the rows of the journal up to one add, as a pass of sealing that ended there would."""
+
+    row: int = 0
+    added: Days = field(default_factory=lambda: Days.concatenate([]))
+    tips: Newest | None = None  # of the meters that had readings
+    again: set[int] = field(default_factory=set)  # whose days do not plainly grow
+
+    def grow(self, reader: Reader, defaults: Defaults) -> None:
+        """Go on with the rows that have come since."""
+        tail, row = reader.unsealed
+        energy = blocks.arrange(tail.of_register(REGISTER.code, self.row))
+        self.row = row
+        if not len(energy):
+            return
+        newest = Newest.of_energy(reader.connection, energy)
+        if self.tips is not None:
+            newest = self.tips.or_else(newest)
+        grown = daily.grow(reader.connection, energy, newest, defaults)
+        self.again.update(grown.again)
+        tips = Newest.last_of(energy, self.again)
+        self.tips = tips if self.tips is None else tips.or_else(self.tips)
+        self.added = Days.concatenate([self.added, grown.added]).summed()
+
+
 def _additions(reader: Reader, defaults: Defaults) -> Days:
-    energy = blocks.arrange(reader.unsealed(REGISTER)) if reader.any_unsealed else blocks.NOTHING
-    if not len(energy):
-        return Days.concatenate([])
-    newest = latest.Newest.of_energy(reader.connection, energy)
-    grown = daily.grow(reader.connection, energy, newest, defaults)
-    parts = [grown.added]
-    for number in grown.again:
-        start, end = energy.meter.searchsorted([number, number + 1])
-        parts.append(_difference(reader, energy.take(slice(int(start), int(end))), defaults))
+    sums = reader.lasting("additions", _Sums)
+    sums.grow(reader, defaults)
+    if not sums.again:
+        return sums.added
+    plain = ~np.isin(sums.added.meter, list(sums.again))
+    parts = [sums.added.take(plain)]
+    tail, _ = reader.unsealed
+    for number in sorted(sums.again):
+        own = blocks.arrange(tail.series(number, REGISTER.code))
+        parts.append(_difference(reader, own, defaults))
     return Days.concatenate(parts)
 
 

@@ -48,6 +48,22 @@ class Days:
             )
         )
 
+    def summed(self) -> Days:
+        """One row for each meter and day, by meter, then day."""
+        if not len(self):
+            return self
+        order = np.lexsort((self.day, self.meter))
+        meter, day = self.meter[order], self.day[order]
+        other = (meter[1:] != meter[:-1]) | (day[1:] != day[:-1])
+        starts = np.flatnonzero(np.append(True, other))
+        return Days(
+            meter[starts],
+            day[starts],
+            np.add.reduceat(self.wh[order], starts),
+            np.add.reduceat(self.covered_ms[order], starts),
+            np.bitwise_or.reduceat(self.flags[order], starts),
+        )
+
 
 def divide(meter: Int64s, time: Int64s, energy: Int64s, flags: UInt16s, zone: ZoneInfo) -> Days:
     """The days of many meters in one zone.

@@ -37,6 +37,8 @@ max-values-per-tag = 0
 cache-max-memory-size = 0
 cache-snapshot-write-cold-duration = "5s"
 compact-full-write-cold-duration = "10s"
+[coordinator]
+write-timeout = "10m"
 [monitor]
 store-enabled = false
 [http]
@@ -61,9 +63,9 @@ class InfluxDB(Server):
     program, package = "influxd", "influxdb"
     stops_within = 4.0  # stopped after a load over UDP, it waits for itself until 30 s are over
     setup = (
-        "no limits of series, values and cache, no logs, no statistics of its own; UDP with a read "
-        "buffer of 32 MiB and 100 pending batches; what is cold compacted after 10 s, so that it "
-        "settles within a run"
+        "no limits of series, values, cache and the time of a write, no logs, no statistics of its "
+        "own; UDP with a read buffer of 32 MiB and 100 pending batches; what is cold compacted "
+        "after 10 s, so that it settles within a run"
     )
 
     def __init__(self, directory: Path) -> None:

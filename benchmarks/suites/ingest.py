@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.datagrams import Chunk, line_rows, made, name, native_rows
 from benchmarks.load import Sending
-from benchmarks.peers import Peer
+from benchmarks.peers import Peer, Wattbus
 from benchmarks.peers.peer import NATIVE
 from benchmarks.running import Measure, Run, started
 from telemetry.readings import Bytes
@@ -83,7 +83,14 @@ def run(run: Run, each: int, format: str) -> None:
     """Each case of each peer in turns."""
     for case, peer in run.turns(_cases(run.quick, each, format)):
         with started(peer, format) as one:
-            run.add(case.label, peer.name, measure(case, one, run.patience))
+            try:
+                figures = measure(case, one, run.patience)
+            except RuntimeError as error:
+                if peer is Wattbus:
+                    raise
+                run.note(f"{peer.title} gave up at {case.label}: {error}")
+            else:
+                run.add(case.label, peer.name, figures)
 
 
 def measure(case: Ingest, peer: Peer, patience: float) -> dict[str, float]:
