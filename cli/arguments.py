@@ -28,7 +28,7 @@ STEP = Argument(
     ("--step",),
     "a row a day (the default), month, hour, 15m, or raw: a row between readings",
     default=Step.DAY.value,
-    choices=tuple(Step),
+    choices=tuple(step.value for step in Step),
 )
 REGISTER = Argument(
     ("--register",),

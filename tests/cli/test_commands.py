@@ -28,6 +28,7 @@ from telemetry import meter_id
 from telemetry.formats import native
 from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
 from tests.conftest import ROOT, Stack
+from tests.shell import wattbus
 
 HOUR = 3_600_000
 MARCH = 1709272800000  # 2024-03-01T00:00:00-06:00, Chicago's
@@ -325,3 +326,9 @@ def test_imports_are_not_searched_for_garbage() -> None:
         assert seen
     finally:
         gc.callbacks.remove(note)
+
+
+def test_a_step_that_there_is_not_is_answered_with_those_that_there_are() -> None:
+    ended = wattbus("history", "kitchen", "--step", "fortnight")
+    assert ended.returncode == 2
+    assert "'raw', '15m', 'hour', 'day', 'month'" in ended.stderr
