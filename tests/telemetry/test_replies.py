@@ -261,3 +261,13 @@ def test_an_answer_is_shorter_than_any_datagram_it_answers(key_id: int) -> None:
     _, lengths = ack.encode_many(acks([KEYS[0][0]]), np.array([key_id], np.uint8), [key])
     assert lengths.tolist() == [52 if key_id else 36]
     assert lengths[0] < shortest
+
+
+def test_it_is_told_once_whether_any_wanted_an_answer(ends: Ends) -> None:
+    collector, far = ends.bind(), ends.bind()
+    part, name = Replies({collector: False}), rows_of(far.getsockname())
+    remember(part, collector, envelopes([meter(1)], int(Mark.NUMBERED)), no_keys(1), name)
+    assert not part.were_asked_for()
+    remember(part, collector, envelopes([meter(1)]), no_keys(1), name)
+    assert part.were_asked_for()
+    assert not part.were_asked_for()
