@@ -180,7 +180,7 @@ def random_values(rng: np.random.Generator) -> list[tuple[int, ...]]:
 
 @pytest.mark.usefixtures("small_figures")
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_no_order_of_sealing_is_a_difference(
     house: House, seed: int, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
