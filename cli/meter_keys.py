@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
@@ -28,6 +29,7 @@ _DLMS = (
     'format is "dlms" or "auto".'
 )
 _NATIVE = ("auto", "native")  # formats of listeners that take signed datagrams
+_REPORTED_WITHIN, _ASK_AGAIN = 1.5, 0.05  # seconds
 
 
 def add(client: Client, arguments: argparse.Namespace, _: Context) -> Answer:
@@ -112,14 +114,22 @@ def _note(client: Client, made: m.MadeKey, wish: str, id: str) -> str:
 def _collector(client: Client) -> str:
     """HOST:PORT of the first listener that takes native datagrams, as far as the service says."""
     with suppress(BusError):
-        writer = client.status().writer
-        receivers = writer.receivers if writer else []
-        for listener in chain.from_iterable(each.listeners for each in receivers):
+        for listener in chain.from_iterable(each.listeners for each in _receivers(client)):
             if listener.format in _NATIVE:
                 host, _, port = listener.address.rpartition(":")
                 host = urlsplit(client.endpoint).hostname or host if host in _WILDCARDS else host
                 return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return "HOST:PORT"
+
+
+def _receivers(client: Client) -> list[m.ReceiverStatus]:
+    """The receivers; those of a collector that has just begun report within a second."""
+    deadline = time.monotonic() + _REPORTED_WITHIN
+    while True:
+        writer = client.status().writer
+        if writer is None or writer.receivers or time.monotonic() >= deadline:
+            return writer.receivers if writer else []
+        time.sleep(_ASK_AGAIN)
 
 
 def _ids(file: str) -> list[str]:
