@@ -221,7 +221,10 @@ def unchanged(size: Callable[[], int], quiet: float, within: float) -> None:
 
 
 def month_start(at_ms: int) -> int:
-    """The first instant of a month of UTC, ms."""
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    """The first instant of the month of UTC that a reading belongs to, ms.
+
+    One at the very start of a month closes the month before.
+    """
+    moment = datetime.fromtimestamp((at_ms - 1) / 1000, UTC)
     first = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return int(first.timestamp()) * 1000

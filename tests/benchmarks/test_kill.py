@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from benchmarks.ports import free_port
 from telemetry import meter_id
 from telemetry.formats import ack, native
 from tests.conftest import ROOT
+from tests.waiting import wait_until
 
 
 class Honest:
@@ -35,6 +36,13 @@ class Honest:
         program = str(Path(__file__).with_name("honest.py"))
         self._command = [sys.executable, program, str(self.udp[1]), str(self._file), fault]
         self.process = self._start()
+        wait_until(self._begun)
+
+    def _begun(self) -> bool:
+        """Whether it has made its table: a test may stop it for good at once."""
+        with suppress(sqlite3.OperationalError):
+            return self.stored() == 0
+        return False
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._command, env=os.environ | {"PYTHONPATH": str(ROOT)})

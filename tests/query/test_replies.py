@@ -261,7 +261,11 @@ def events(house: House) -> dict[str, Callable[[], None]]:
     }
 
 
-@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "unsealed"])
+@pytest.mark.parametrize(
+    ("make_database", "sealed"),
+    [("sqlite", True), ("sqlite", False), ("postgresql", False)],
+    indirect=["make_database"],
+)
 def test_after_each_thing_that_happens(house: House, sealed: bool) -> None:
     """One thing after another; each also while the newest readings are in the journal."""
     fill(house)

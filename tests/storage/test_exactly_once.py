@@ -379,7 +379,7 @@ def test_what_is_spooled_is_acknowledged(server: PostgresServer, running: Runnin
     assert deliver(running, receiver, [("new", 3, 9), ("new", 3, 8)]) == [
         (*meter("new"), 3, 0, 3 << 7)
     ]
-    assert running.published.values == [1000, 1001, 3009, 3008]
+    wait_until(lambda: running.published.values == [1000, 1001, 3009, 3008])
     time.sleep(0.5)
     ledger = running.writer._committing.ledger
     assert isinstance(ledger, NotingLedger)
