@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import terminal
 from benchmarks.collector import first_answer, peak
 from benchmarks.datagrams import name, names
-from benchmarks.filling import REGISTERS, Costs, Filler
+from benchmarks.filling import REGISTERS, TURN, Costs, Filler
 from benchmarks.homes import STEP_MS, Homes
 from benchmarks.terminal import millions, positive, progress, wrong
 from storage.defaults import Defaults
@@ -220,7 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window",
         type=millions,
-        default=2.048,
+        default=TURN / _MILLION,
         help="millions of readings whose cost is measured: with 1,000 meters, eight passes of "
         "sealing, after which blocks are merged",
     )

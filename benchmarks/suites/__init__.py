@@ -73,8 +73,8 @@ SUITES: dict[str, Suite] = {
         ask.ROUNDS,
     ),
     "grow": Suite(
-        "What one million readings more cost, how long questions take (one client, quiet), and "
-        "what a start takes at each size; 1,000 meters.",
+        "What four million readings more cost, a whole turn of merging; how long questions take "
+        "(one client, quiet), and what a start takes at each size; 1,000 meters.",
         grow.run,
         grow.MEASURES,
         grow.ROUNDS,
