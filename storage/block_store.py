@@ -20,7 +20,7 @@ from telemetry.calendar import DAY_MS
 from telemetry.readings import Int64s, UInt32s
 
 _MERGE = 8  # blocks of one group that are merged
-_MOST_MERGED = 300_000  # values that are merged at once, if two blocks have not more
+_MOST_MERGED = 131_072  # values that are merged at once, if two blocks have not more
 _LEAST = 4096  # readings of a merged block, if there are as many
 _LARGE = 10_000  # readings of a block that is divided by time
 _LONG, _MANY = 7 * DAY_MS, 512  # a block so long, with so many readings a meter, is left alone
@@ -64,8 +64,13 @@ class BlockStore:
 
     def _note(self, group: Group, block: _Small) -> None:
         self._small[group].append(block)
+        self._judge(group)
+
+    def _judge(self, group: Group) -> None:
         if len(self._small[group]) >= _MERGE:
             self._ripe.add(group)
+        else:
+            self._ripe.discard(group)
 
     def ripe(self) -> Group | None:
         """A group whose blocks are to be merged."""
@@ -108,9 +113,8 @@ class BlockStore:
     def merge(self, connection: sa.Connection, group: Group, reached: Watermark) -> Watermark:
         """Merge the oldest of a group's small blocks into blocks of fewer meters."""
         small = self._small[group]
-        fits = int((np.cumsum([block.values for block in small]) <= _MOST_MERGED).sum())
-        chosen, rest = small[: max(2, fits)], small[max(2, fits) :]
-        numbers = [block.id for block in chosen]
+        fits = int((np.cumsum([block.values for block in small[:_MERGE]]) <= _MOST_MERGED).sum())
+        numbers = [block.id for block in small[: max(2, fits)]]
         rows = connection.execute(
             sa.select(_TABLE.c.id, _TABLE.c.body).where(_TABLE.c.id.in_(numbers))
         )
@@ -131,8 +135,9 @@ class BlockStore:
         before = sum(len(part) for part in parts)
         reached = dataclasses.replace(reached, values=reached.values - before)
         reached = self.add(connection, arranged, shift, reached, LASTING)
-        self._small[group] = rest
-        self._ripe.discard(group)
+        # Where merging fell behind there are as many left again.
+        del small[: len(numbers)]
+        self._judge(group)
         return reached
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -280,6 +281,35 @@ def test_history_ends_in_few_full_blocks_of_single_meters(tmp_path: Path) -> Non
     assert max(row.readings for row in rows) <= 2 * block_store._LARGE
     assert len(rows) < 40, "20 meters of 6,000 values: a few blocks, however many commits"
     assert sum(len(row.body) for row in rows) < 20 * 3000 * 3.5
+    store.close()
+
+
+def test_merging_that_fell_behind_catches_up_eight_blocks_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While readings come as fast as they can be committed and sealed, nothing is merged."""
+    store = Store(tmp_path, 3)
+    group = (0, 1)
+    for row in range(30):
+        store.commit([(1, ENERGY_IMPORT, NOON + row, row)])
+        store.start_pass()
+        assert store.sealer._pass is not None
+        store.sealer._slice(store.sealer._pass)
+    assert len(store.sealer._store._small[group]) == 30
+    merged = []
+    merge = block_store.BlockStore.merge
+
+    def noting(self: block_store.BlockStore, *arguments: Any) -> watermark.Watermark:
+        before = len(self._small[group])
+        found = merge(self, *arguments)
+        merged.append(before - len(self._small[group]))
+        return found
+
+    monkeypatch.setattr(block_store.BlockStore, "merge", noting)
+    store.sealer.seal_all()
+    assert merged == [8, 8, 8, 8]
+    assert len(store.sealer._store._small[group]) == 30 - 4 * 7
+    store.check()
     store.close()
 
 
