@@ -20,6 +20,7 @@ from storage.energy import REGISTER, energy_curve
 from storage.engine import kept_number
 from storage.journal import Batch, DamagedError, decode
 from storage.meters import Meter
+from storage.prepared import Prepared
 from storage.queries import Reader
 from telemetry.alerts import limit_crossing
 from telemetry.calendar import Period
@@ -28,6 +29,9 @@ from telemetry.readings import Int64s
 from telemetry.registers import ENERGY_IMPORT
 
 _NEVER = np.iinfo(np.int64).max
+_RAISED = Prepared(
+    sa.select(schema.alerts.c.period_start_ms).where(schema.alerts.c.meter == sa.bindparam("meter"))
+)
 _LOSSES = Flag.RESET | Flag.ROLLOVER | Flag.REPLACED | Flag.ZERO | Flag.QUARANTINED
 
 
@@ -229,9 +233,7 @@ class LimitWatch:
 
 
 def _raised(connection: sa.Connection, number: int) -> set[int]:
-    table = schema.alerts
-    query = sa.select(table.c.period_start_ms).where(table.c.meter == number)
-    return set(connection.execute(query).scalars())
+    return {start_ms for (start_ms,) in _RAISED.rows(connection, meter=number)}
 
 
 def _store(connection: sa.Connection, alert: LimitAlert) -> None:
