@@ -84,11 +84,15 @@ blocks = Table(
     Column("lasting", Boolean, nullable=False),  # not to be merged with others any more
     Column("body", LargeBinary, nullable=False),
     Index("blocks_by_group", "shift", "grp", "first_ms", "last_ms"),
-    Index(
-        "blocks_to_merge",
-        "id",
-        sqlite_where=sa.text("lasting = 0"),
-        postgresql_where=sa.text("NOT lasting"),
+    Index("blocks_to_merge", "id", sqlite_where=sa.text("lasting = 0")).ddl_if(dialect="sqlite"),
+)
+# The same on PostgreSQL: ``postgresql_where`` would import all of SQLAlchemy's PostgreSQL, which
+# is slow, into processes that use SQLite.
+sa.event.listen(
+    blocks,
+    "after_create",
+    sa.DDL("CREATE INDEX blocks_to_merge ON blocks (id) WHERE NOT lasting").execute_if(
+        dialect="postgresql"
     ),
 )
 
