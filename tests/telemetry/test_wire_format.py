@@ -17,8 +17,9 @@ import pytest
 
 from telemetry import clock, meter_id
 from telemetry.datagrams import Datagrams, Decoded, Mark, halves_of
-from telemetry.formats import FORMATS, ack, json_text, native, native_bulk
+from telemetry.formats import ack, json_text, native, native_bulk
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.readings import Readings, Status
 from telemetry.registers import BY_NAME, REGISTERS
 from telemetry.rejects import Reason, RejectedError
