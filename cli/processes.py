@@ -27,6 +27,7 @@ READY, SLOW = b"1", b"s"
 
 log = logging.getLogger("wattbus")
 _EXIT_WRONG_INPUT = 2
+_CALM = 2.0  # seconds in which others start beside the writer, on the same cores
 Part = TypeVar("Part")
 
 
@@ -158,7 +159,7 @@ def writer(settings: Config, stop: threading.Event) -> None:
             "writing to %s, publishing on %s", place(settings.database), publisher.endpoint
         )
         say_ready()
-        part.run(stop)
+        part.run(stop, _CALM)
         publisher.close()
         if gate is not None:
             gate.close()
