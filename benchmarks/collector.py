@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -51,6 +52,7 @@ class Collector:
         self._said = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115 (closed on leaving)
         self._process = subprocess.Popen(
             [sys.executable, "-m", *program, *flags, *self.flags],
+            env=_compiling(),
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
@@ -138,6 +140,14 @@ def peak(pid: int) -> float:
         return 0.0
     found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(found[0]) / 1024 if found else 0.0
+
+
+def _compiling() -> dict[str, str]:
+    """Our variables without the one, usual in containers, that has each process compile anew.
+
+    What pip installs is compiled.
+    """
+    return {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _name(process: psutil.Process) -> str:

@@ -19,14 +19,15 @@ from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.bulk_udp import BulkSender
 from telemetry.counts import Counts
 from telemetry.datagrams import Datagrams, Envelopes
-from telemetry.formats import FORMATS
 from telemetry.formats.ack import ACK
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.keys import NEVER, KeyRing
-from telemetry.listener import Listener, bind
+from telemetry.listener import Listener
 from telemetry.readings import Bytes, Readings
 from telemetry.receiver import receive
 from telemetry.security import seal
+from telemetry.udp_socket import bind
 
 _START = 1_795_428_900_000  # ms
 _METERS = 2000

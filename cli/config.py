@@ -21,10 +21,10 @@ from cli.config_addresses import LOOPBACK, Address, BusAddress
 from cli.config_lines import line_of
 from cli.config_listeners import Line, Listener
 from cli.config_retention import Retention, RetentionGroup
-from storage.defaults import Defaults
 
-if TYPE_CHECKING:  # the receiver and what serves start without SQL, which is slow to import
+if TYPE_CHECKING:  # what serves starts without SQL and NumPy, which are slow to import
     from storage.database import Database
+    from storage.defaults import Defaults
 
 _LONGEST_IPC_PATH = 100  # the kernel's limit is 107
 
@@ -84,6 +84,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     @property
     def defaults(self) -> Defaults:
         """What rules where a meter has no setting."""
+        from storage.defaults import Defaults
+
         return Defaults(
             time_zone=self.time_zone or tzlocal.get_localzone_name() or "UTC",
             limit_wh=int(self.alert_limit_kwh * 1000),

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import msgspec
 
 from cli.config_addresses import LOOPBACK
-from telemetry import admission, multicast
-from telemetry.formats import FORMATS
+from telemetry import multicast
 from telemetry.formats.line_fields import PRECISIONS, target
+from telemetry.formats.names import GROUPS, NAMES
 from telemetry.formats.options import LineOptions, Options
+from telemetry.networks import EVERY_METER, network
+from telemetry.networks import LOOPBACK as LOOPBACK_NETWORKS
 
 _LONGEST_INTERVAL = 3600
 
@@ -39,8 +41,8 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     address: str = LOOPBACK
     port: int = 5001
     format: str = "auto"
-    networks: tuple[str, ...] = admission.LOOPBACK
-    meters: tuple[str, ...] = admission.EVERY_METER
+    networks: tuple[str, ...] = LOOPBACK_NETWORKS
+    meters: tuple[str, ...] = EVERY_METER
     interval_s: int = 0
     interfaces: tuple[str, ...] = ()
     line: Line = Line()
@@ -48,8 +50,7 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     @property
     def group(self) -> str | None:
         """The multicast group that it takes datagrams of; None: of none."""
-        known = FORMATS.get(self.format)
-        return known.group if known and self.address in multicast.WILDCARDS else None
+        return GROUPS.get(self.format) if self.address in multicast.WILDCARDS else None
 
     def options(self, time_zone: str) -> Options:
         """What its decoder is told; ``time_zone`` is of devices that tell no offset."""
@@ -58,8 +59,8 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def complaints(self, key: str) -> Iterator[tuple[str, bool, str]]:
         """Key, whether its value makes sense, and what is to be said if not."""
-        known = ", ".join(FORMATS)
-        yield f"{key}.format", self.format in FORMATS, f"known formats: {known}"
+        known = ", ".join(NAMES)
+        yield f"{key}.format", self.format in NAMES, f"known formats: {known}"
         yield f"{key}.port", 0 <= self.port <= 65535, "a port is 0 to 65535"
         yield f"{key}.address", self.address != "", "must not be empty"
         yield f"{key}.networks", not (wrong := _no_network(self.networks)), wrong
@@ -73,7 +74,7 @@ class Listener(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def _no_group(self) -> str:
         """Why nothing can be joined on interfaces that are given, or nothing."""
-        groups = " or ".join(f'"{name}"' for name, known in FORMATS.items() if known.group)
+        groups = " or ".join(f'"{name}"' for name in GROUPS)
         if not self.interfaces or self.group:
             return ""
         return (
@@ -85,7 +86,7 @@ def _no_network(networks: tuple[str, ...]) -> str:
     """What is wrong with the first of the networks that is none, or nothing."""
     for text in networks:
         try:
-            admission.network(text)
+            network(text)
         except ValueError as error:
             return f"{error}: a network is written like 192.168.7.0/24 or fe80::/10"
     return ""

@@ -9,22 +9,14 @@ import resource
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, TypeVar
-
-import msgspec
-import zmq
 
 from cli import config
 from cli.config import Config, ConfigError
 from cli.starting import StartError, importing, in_use
-from query.messages import ListenerStatus, ReceiverStatus
 from storage.errors import StorageError
-from telemetry.keys import KeyRing
-from telemetry.listener import Listener
 
 if TYPE_CHECKING:
     from query.credentials import Credentials
@@ -35,12 +27,15 @@ READY, SLOW = b"1", b"s"
 
 log = logging.getLogger("wattbus")
 _EXIT_WRONG_INPUT = 2
+_CALM = 2.0  # seconds in which others start beside the writer, on the same cores
 Part = TypeVar("Part")
 
 
 def version() -> str:
     """The version of the package."""
-    return installed_version("wattbus")
+    from importlib.metadata import version  # slow to import; only the query service tells it
+
+    return version("wattbus")
 
 
 def stop_event() -> threading.Event:
@@ -132,83 +127,9 @@ def _allow_connections() -> None:
 def receiver(settings: Config, stop: threading.Event) -> None:
     """Take in datagrams and hand their readings to the writer."""
     with importing(stays=True):
-        from cli.sockets import open_all
-        from storage.handover import Handover
-        from storage.meter_keys import Keys
-        from telemetry.admission import Allowed
-        from telemetry.formats import FORMATS
-        from telemetry.listener import describe
-        from telemetry.receiver import receive
+        from cli.receiving import take_in
 
-    keys = Keys(settings.directory)
-    ring = _lasting(keys.ring)
-    listeners = [
-        Listener(
-            sock,
-            FORMATS[wanted.format],
-            Allowed(wanted.networks, wanted.meters),
-            options=wanted.options(settings.defaults.time_zone),
-            interval_ms=wanted.interval_s * 1000,
-        )
-        for wanted, sock in zip(settings.listeners, open_all(settings.listeners), strict=True)
-    ]
-    for listener in listeners:
-        logging.getLogger("receiver").info(describe(listener))
-    started = int(time.time() * 1000)
-    sink = Handover(
-        settings.writer_endpoint,
-        lambda waiting: msgspec.json.encode(_report(started, waiting, listeners)),
-    )
-    say_ready()
-    receive(listeners, sink, stop, ring)
-    keys.close()
-    for listener in listeners:
-        listener.sock.close()
-    if sink.undelivered:
-        logging.getLogger("receiver").error(
-            "stopped with %d readings that the writer did not confirm", sink.undelivered
-        )
-
-
-def _lasting(read: Callable[[], KeyRing]) -> Callable[[], KeyRing]:
-    """Reads the keys; while they cannot be read again those that were read last stay.
-
-    The first time is now, and raises what reading raises.
-    """
-    last, trouble = read(), ""
-
-    def lasting() -> KeyRing:
-        nonlocal last, trouble
-        try:
-            last, said = read(), ""
-        except StorageError as error:
-            said = str(error)
-        if said and said != trouble:
-            logging.getLogger("receiver").error("going on with the keys read before: %s", said)
-        trouble = said
-        return last
-
-    return lasting
-
-
-def _report(started: int, waiting: int, listeners: list[Listener]) -> ReceiverStatus:
-    return ReceiverStatus(
-        started_ms=started,
-        reported_ms=int(time.time() * 1000),
-        waiting=waiting,
-        listeners=[
-            ListenerStatus(
-                address="{}:{}".format(*listener.sock.getsockname()[:2]),
-                format=listener.format.name,
-                accepted=listener.tally.accepted,
-                refused={reason.value: n for reason, n in sorted(listener.tally.refused.items())},
-                kernel_drops=listener.dropped,
-                buffer_octets=listener.buffer,
-                buffer_seconds=listener.holds / listener.busiest if listener.busiest else None,
-            )
-            for listener in listeners
-        ],
-    )
+    take_in(settings, stop)
 
 
 def writer(settings: Config, stop: threading.Event) -> None:
@@ -238,7 +159,7 @@ def writer(settings: Config, stop: threading.Event) -> None:
             "writing to %s, publishing on %s", place(settings.database), publisher.endpoint
         )
         say_ready()
-        part.run(stop)
+        part.run(stop, _CALM)
         publisher.close()
         if gate is not None:
             gate.close()
@@ -302,6 +223,8 @@ def _credentials(settings: Config) -> Credentials:
 
 
 def _bound(make: Callable[[], Part], settings: Config, service: str) -> Part:
+    import zmq  # who binds has it already, and what serves does without
+
     try:
         return make()
     except zmq.ZMQError as error:

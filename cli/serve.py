@@ -17,8 +17,6 @@ from cli import anew, config, processes, sockets
 from cli.child import Child
 from cli.config import Config, ConfigError
 from cli.starting import StartError
-from query.client import DEFAULT_ENDPOINT
-from query.credentials import SUFFIX
 from storage import key_file
 from storage.errors import StorageError
 
@@ -193,9 +191,11 @@ def _say_what_to_try(settings: Config, demo: int) -> None:
     query = settings.endpoint("query", to_connect=True)
     http = settings.endpoint("http", to_connect=True).removeprefix("tcp://")
     meter = "demo" if demo == 1 else f"demo-{'1'.zfill(len(str(demo)))}"
-    asked = "" if query == DEFAULT_ENDPOINT else f" --query {query}"
+    asked = "" if query == Config().endpoint("query", to_connect=True) else f" --query {query}"
     guarded = settings.query.guarded
     if guarded:
+        from query.credentials import SUFFIX  # slow to import: not before the parts are started
+
         asked += f" --key-file me{SUFFIX}"
     lines = [
         f"Wattbus is ready: meters send to udp port {port}, data is in {settings.directory}",

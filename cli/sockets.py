@@ -14,7 +14,7 @@ from cli.config_listeners import Listener
 from cli.hand_down import COUNT, FIRST, NAMES, PID
 from cli.starting import StartError, in_use
 from telemetry import multicast
-from telemetry.listener import bind
+from telemetry.udp_socket import bind
 
 
 def open_all(listeners: Sequence[Listener]) -> list[socket.socket]:

@@ -93,6 +93,7 @@ class Service:
 
     def run(self, stop: threading.Event) -> None:
         """Answer until ``stop`` is set."""
+        self._keep_up()  # while others start: the first question need not wait for it
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._writer, zmq.POLLIN)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import zmq
-import zmq.asyncio
 
 from query.credentials import Credentials
 from query.transport import LONGEST_MESSAGE, BusError
+
+if TYPE_CHECKING:  # only HTTP needs it: others start without asyncio
+    from zmq.asyncio import Socket as AsyncSocket
 
 Socket = zmq.Socket[bytes]
 
@@ -70,7 +72,7 @@ def listen(
     return sock, sock.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
-def prepare(sock: Socket | zmq.asyncio.Socket, endpoint: str, me: Credentials | None) -> None:
+def prepare(sock: Socket | AsyncSocket, endpoint: str, me: Credentials | None) -> None:
     """Set what a client's socket needs before it connects: its bounds, and who it is."""
     for option, value in (
         *_BOTH,
@@ -86,7 +88,7 @@ def prepare(sock: Socket | zmq.asyncio.Socket, endpoint: str, me: Credentials | 
         sock.setsockopt_string(zmq.CURVE_SERVERKEY, me.server)
 
 
-def connect(sock: Socket | zmq.asyncio.Socket, endpoint: str, example: str) -> None:
+def connect(sock: Socket | AsyncSocket, endpoint: str, example: str) -> None:
     """Connect, or close the socket and raise BusError for what is no endpoint."""
     try:
         sock.connect(endpoint)

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from telemetry import meter_id
-from telemetry.calendar import DAY_MS
+from telemetry.spans import DAY_MS
 
 OVERLAP_MS = 7 * DAY_MS  # for which the key before the newest is valid still
 

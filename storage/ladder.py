@@ -8,7 +8,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
-from telemetry.calendar import DAY_MS
+from telemetry.spans import DAY_MS
 
 
 class Keep(StrEnum):

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from storage import schema
 from storage.changes import ChangeMeter, ChangeRefusedError, ReplaceMeter
 from storage.prepared import Prepared, many
-from telemetry import meter_id
+from telemetry import meter_id, meter_ids
 from telemetry.intervals import Replacement
 
 _METERS = schema.meters
@@ -119,7 +119,7 @@ def numbered(connection: sa.Connection) -> Iterable[tuple[int, bytes, int | None
 
 def add_all(connection: sa.Connection, first: int, octets: list[bytes], now: int) -> None:
     """Add meters numbered from ``first`` on, under the ids that their octets say."""
-    _insert(connection, first, octets, meter_id.to_names(octets), now)
+    _insert(connection, first, octets, meter_ids.to_names(octets), now)
 
 
 def _insert(

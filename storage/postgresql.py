@@ -7,7 +7,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.engine import URL, Engine
 
 from storage import schema
@@ -132,8 +131,7 @@ def can_be_used(url: str) -> bool:
 def octets(connection: sa.Connection) -> int:
     """The size of the tables with all that belongs to them."""
     sizes = [
-        sa.func.pg_total_relation_size(sa.cast(sa.func.to_regclass(name), OID))
-        for name in schema.metadata.tables
+        sa.func.pg_total_relation_size(sa.func.to_regclass(name)) for name in schema.metadata.tables
     ]
     return sum(size or 0 for size in connection.execute(sa.select(*sizes)).one())
 

@@ -84,13 +84,17 @@ blocks = Table(
     Column("lasting", Boolean, nullable=False),  # not to be merged with others any more
     Column("body", LargeBinary, nullable=False),
     Index("blocks_by_group", "shift", "grp", "first_ms", "last_ms"),
-    Index(
-        "blocks_to_merge",
-        "id",
-        sqlite_where=sa.text("lasting = 0"),
-        postgresql_where=sa.text("NOT lasting"),
-    ),
+    Index("blocks_to_merge", "id", sqlite_where=sa.text("lasting = 0")).ddl_if(dialect="sqlite"),
 )
+
+
+@sa.event.listens_for(blocks, "after_create")
+def _index_to_merge(_: Table, connection: sa.Connection, **_options: object) -> None:
+    # ``postgresql_where`` would import all of SQLAlchemy's PostgreSQL, which is slow, into
+    # processes that use SQLite.
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("CREATE INDEX blocks_to_merge ON blocks (id) WHERE NOT lasting")
+
 
 latest = Table(
     "latest",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -28,14 +28,14 @@ from storage.engine import (
 )
 from storage.inbox import Router
 from storage.ladder import KEEP_ALL, Policy
-from storage.limit_watch import LimitAlert, LimitWatch
+from storage.limit_watch import LimitWatch
 from storage.outage import LogHeld, ServerAway, Spooling
+from storage.publishing import Publisher
 from storage.queries import Reader
 from storage.registry_changes import Registry
 from storage.trouble import Trouble
 from storage.upkeep import Upkeep
 from storage.wal import WalGuard
-from telemetry.readings import Readings
 
 log = logging.getLogger("writer")
 
@@ -48,19 +48,6 @@ _IDLE = 0.1
 _SETTLING = 0.005  # seconds of limit checks between two commits
 _RETRY = 1.0  # seconds after a commit that failed
 _LOOKING, _SEALING, _DRAINING = "looking for crossed limits", "sealing", "draining the spool"
-
-
-class Publisher(Protocol):
-    """Where committed readings and alerts go live; called from the writer's thread."""
-
-    def heard(self) -> bool:
-        """Whether anybody wants readings now."""
-
-    def readings(self, readings: Readings) -> None:
-        """Readings that have just become durable, in the order of their arrival."""
-
-    def alert(self, alert: LimitAlert) -> None:
-        """An alert that has just been stored."""
 
 
 class Writer:
@@ -158,13 +145,19 @@ class Writer:
                 known.next = 0  # all is to be learnt again
                 raise
 
-    def run(self, stop: threading.Event) -> None:
-        """Commit until ``stop`` is set and nothing more comes; then close the database."""
+    def run(self, stop: threading.Event, calm: float = 0.0) -> None:
+        """Commit until ``stop`` is set and nothing more comes; then close the database.
+
+        In the first ``calm`` seconds what can wait does: others start beside it.
+        """
+        calm_until = time.monotonic() + calm
         gathered, since, due, last = 0, 0.0, 0.0, 0.0
         while True:
+            calm_over = time.monotonic() >= calm_until
             wait = max(0.0, due - time.monotonic()) if gathered else _IDLE
             looking = self._watch.waiting and not self._postponed()
-            if looking or self._busy or self._draining or self._upkeep.deletions.waiting:
+            more = looking or self._busy or self._upkeep.deletions.waiting
+            if self._draining or (more and calm_over):
                 wait = 0.0
             taken = self._router.receive(wait, _LARGEST - gathered)
             if taken and not gathered:
@@ -181,8 +174,9 @@ class Writer:
                 if stop.is_set() and not taken:
                     break
             self._drain()
-            self._settle_limits()
-            self._seal()
+            if calm_over:
+                self._settle_limits()
+                self._seal()
         self.close()
 
     @property
@@ -206,7 +200,7 @@ class Writer:
         self._reader.close()
         if not self._spooling.away:
             with suppress(*REFUSALS, StorageError):
-                self._committing.ledger.fold()
+                self._committing.close()
         close_writer(self._engine)
         self._spooling.close()
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import numpy as np
 import numpy.typing as npt
@@ -14,23 +13,19 @@ import numpy.typing as npt
 from telemetry.keys import KeyRing
 from telemetry.meter_id import from_halves, to_name
 from telemetry.meter_index import UNKNOWN, MeterIndex
+from telemetry.networks import EVERY_METER as EVERY_METER
+from telemetry.networks import EVERYWHERE as EVERYWHERE
+from telemetry.networks import LOOPBACK as LOOPBACK
+from telemetry.networks import network
 from telemetry.readings import UInt64s
 
 Mask = npt.NDArray[np.bool_]
 
-LOOPBACK = ("127.0.0.0/8", "::1/128")
-EVERYWHERE = ("0.0.0.0/0", "::/0")
-EVERY_METER = ("*",)
 MOST_NAMES = 4096  # long ids whose verdict is kept
 MOST_JUDGED = 1 << 18  # meters whose verdict is kept; then all are judged again
 _MAPPED = 0xFFFF  # an IPv4 address in IPv6's form is ::ffff:a.b.c.d
 _MAPPED_BITS = 96
 _HALF = (1 << 64) - 1
-
-
-def network(text: str) -> IPv4Network | IPv6Network:
-    """The network that ``10.1.0.0/16`` or ``fe80::/10`` means; ValueError where none."""
-    return ip_network(text)
 
 
 @dataclass(frozen=True, slots=True)

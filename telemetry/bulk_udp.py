@@ -6,12 +6,9 @@ import ctypes
 import errno
 import os
 import socket
-import struct
 import sys
-import uuid
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_int, c_size_t, c_uint, c_void_p
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +17,6 @@ from telemetry import addresses
 from telemetry.datagrams import Datagrams
 from telemetry.readings import Bytes, Int64s, UInt32s
 
-# Linux numbers; the kernel's DROPS is the ninth word of SO_MEMINFO (linux/sock_diag.h).
-_SO_RCVBUFFORCE = 33
-_SO_MEMINFO = 55
-_SO_COOKIE = 57
-_MEMINFO_WORDS = 9
-_MEMINFO_DROPS = 8
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BEGINNING = 128  # octets of a datagram that lie apart from the rest, close to those of the next
 # What a small datagram takes of the receive buffer: its octets rounded up, plus the sk_buff.
 SMALL_DATAGRAM = 832
@@ -244,37 +234,3 @@ class BulkSender:
             except BlockingIOError:
                 return sent
         return len(rows)
-
-
-def ask_for_buffer(sock: socket.socket, octets: int) -> int:
-    """Ask for a receive buffer of so many octets and return what the kernel gave.
-
-    The kernel doubles what is asked for, for its own bookkeeping, and gives the doubled figure.
-    """
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets)
-    except OSError:  # not privileged, or not Linux: up to net.core.rmem_max
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-
-
-def kernel_drops(sock: socket.socket) -> int | None:
-    """Datagrams that the kernel dropped at this socket, modulo 2**32; None where it cannot tell."""
-    size = 4 * _MEMINFO_WORDS
-    try:
-        words = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, size)
-    except OSError:
-        return None
-    return int(struct.unpack(f"{_MEMINFO_WORDS}I", words)[_MEMINFO_DROPS])
-
-
-def name_of(sock: socket.socket) -> str:
-    """A name that no other socket of this machine has had since its boot.
-
-    Where the kernel numbers its sockets it is the same in every process that has the socket.
-    """
-    try:
-        boot = Path(_BOOT_ID).read_text("ascii").strip()
-        return f"{boot}/{sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8).hex()}"
-    except OSError:
-        return str(uuid.uuid4())

@@ -17,10 +17,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from telemetry.readings import Int64s
-
-QUARTER_MS = 900_000
-HOUR_MS = 3_600_000
-DAY_MS = 86_400_000
+from telemetry.spans import DAY_MS as DAY_MS
+from telemetry.spans import HOUR_MS as HOUR_MS
+from telemetry.spans import QUARTER_MS as QUARTER_MS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)

@@ -6,23 +6,18 @@ import socket
 from dataclasses import dataclass, field
 
 from telemetry.admission import Allowed, Gate
-from telemetry.bulk_udp import (
-    SMALL_DATAGRAM,
-    BulkReceiver,
-    ask_for_buffer,
-    kernel_drops,
-    name_of,
-)
+from telemetry.bulk_udp import SMALL_DATAGRAM, BulkReceiver
 from telemetry.counts import ListenerCounts
 from telemetry.datagrams import Tally
-from telemetry.formats import Format, native
+from telemetry.formats import native
 from telemetry.formats.options import Options
+from telemetry.formats.table import Format
 from telemetry.keys import KeyRing
 from telemetry.replies import Replies
 from telemetry.sink import Sink
 from telemetry.spacing import Spacing
+from telemetry.udp_socket import kernel_drops, name_of
 
-ASKED_BUFFER = 32 * 1024 * 1024
 MOST_A_CALL = 4096
 MOST_ROOM = 64 * 1024 * 1024  # octets of all rows of a listener
 
@@ -142,25 +137,6 @@ class Listener:
             self._drops,
             so_far.back_pressure - told.back_pressure,
         )
-
-
-def bind(address: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A UDP socket bound to the address, with a large buffer; OSError when it cannot be had.
-
-    ``shared``: other programs that ask for the same may have the port, too. All get multicast.
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        # Only of a new one: asking again without privileges could make a handed-over one smaller.
-        ask_for_buffer(sock, ASKED_BUFFER)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _place(sock: socket.socket) -> str:

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-import numpy as np
-import numpy.typing as npt
-
 
 class Quantity(StrEnum):
     """What a register measures; energies only ever rise, everything else is an instant's value."""
@@ -142,11 +139,3 @@ def _names() -> dict[str, Register]:
 
 
 BY_NAME: dict[str, Register] = _names()
-
-# For the bulk decoder: bounds by code; a code that is not in the table admits nothing (max < min).
-_SIZE = max(BY_CODE) + 2
-MINIMA: npt.NDArray[np.int64] = np.zeros(_SIZE, np.int64)
-MAXIMA: npt.NDArray[np.int64] = np.full(_SIZE, -1, np.int64)
-for _register in REGISTERS:
-    MINIMA[_register.code] = _register.minimum
-    MAXIMA[_register.code] = _register.maximum

@@ -17,7 +17,7 @@ PACKAGES = ("telemetry", "storage", "query", "cli")
 
 # What turns bytes into readings is pure; these are the shells around it.
 SHELLS = {
-    *("receiver", "listener", "replies", "bulk_udp", "multicast"),
+    *("receiver", "listener", "replies", "bulk_udp", "udp_socket", "multicast"),
     *("sender", "network", "courier", "outbox"),
 }
 IMPURE = {

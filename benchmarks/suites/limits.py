@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks.datagrams import line_rows, made, native_rows
 from benchmarks.load import Sending
 from benchmarks.running import Measure, Run
-from telemetry.bulk_udp import BulkReceiver, ask_for_buffer
+from telemetry.bulk_udp import BulkReceiver
+from telemetry.udp_socket import ask_for_buffer
 
 MEASURES = (
     Measure("sent", "/s", "sent a second", more=True),

@@ -14,7 +14,7 @@ import msgspec
 from query import messages as m
 from query.http.bus import Bus
 from query.transport import BusError
-from telemetry.calendar import HOUR_MS
+from telemetry.spans import HOUR_MS
 
 # An overview asks for so many meters at once: enough to keep the service busy, few enough that a
 # request for one meter does not wait long behind them.

@@ -12,11 +12,11 @@ import numpy as np
 
 from telemetry import meter_id
 from telemetry.admission import Gate
+from telemetry.bounds import MAXIMA, MINIMA
 from telemetry.datagrams import Datagrams, Decoded, Envelopes, Mark, Tally
 from telemetry.formats.native_checks import Sieve
 from telemetry.meter_index import UNKNOWN
 from telemetry.readings import Int64s, Readings
-from telemetry.registers import MAXIMA, MINIMA
 from telemetry.rejects import Reason
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from telemetry.admission import Gate
+from telemetry.bounds import MAXIMA, MINIMA
 from telemetry.clock import EARLIEST, FUTURE_WINDOW
 from telemetry.datagrams import Decoded, Envelopes, Tally
 from telemetry.formats.native_checks import Sieve
 from telemetry.meter_index import UNKNOWN
 from telemetry.readings import Int64s, Readings, Status, UInt64s
-from telemetry.registers import MAXIMA, MINIMA
 from telemetry.rejects import Reason
 
 NO_TIME = -(2**63)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from telemetry import meter_id
+from telemetry import meter_id, meter_ids
 from telemetry.formats.line_admission import NO_TIME, Lines
 from telemetry.formats.line_digits import MOST_DIGITS, numbers, scaled
 from telemetry.formats.line_fields import BEYOND, PRECISIONS, Fields, Target
@@ -215,7 +215,7 @@ class _Values:
         kept = _KEPT[np.minimum(end - start, meter_id.OCTETS)]
         words = self._marks.words
         high, low = words[start] & kept[:, 0], words[start + 8] & kept[:, 1]
-        named = meter_id.valid(high, low)
+        named = meter_ids.valid(high, low)
         long = np.flatnonzero(end - start > meter_id.OCTETS)
         named[long] = end[long] - start[long] <= meter_id.LONGEST_NAME
         long = long[named[long]]

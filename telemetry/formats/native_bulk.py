@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from telemetry.admission import Gate
+from telemetry.bounds import MAXIMA, MINIMA
 from telemetry.clock import EARLIEST, FUTURE_WINDOW
 from telemetry.datagrams import Datagrams, Decoded, Envelopes, Mark, Tally
 from telemetry.formats.native import FLAG_ACKNOWLEDGE, HEADER, LONGEST, MAGIC, RECORD
@@ -19,7 +20,6 @@ from telemetry.readings import (
     UInt64s,
     spread_evenly,
 )
-from telemetry.registers import MAXIMA, MINIMA
 from telemetry.rejects import Reason
 
 _SHORTEST = HEADER.itemsize + RECORD.itemsize

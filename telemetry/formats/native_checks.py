@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from telemetry import meter_id
+from telemetry import meter_ids
 from telemetry.admission import Gate, Mask
 from telemetry.datagrams import Tally
 from telemetry.formats.native import FLAG_ENCRYPTED, HEADER, KNOWN_FLAGS, MAGIC, RECORD, VERSION
@@ -78,7 +78,7 @@ def all_plain(octets: Bytes, sources: UInt64s, gate: Gate) -> Shape | None:
     if remainder or not plain.all():
         return None
     high, low = (np.ndarray((count,), "<u8", octets, at, (stride,)).copy() for at in (4, 12))
-    if not meter_id.valid(high, low).all() or not gate.allowed.takes(sources, high, low).all():
+    if not meter_ids.valid(high, low).all() or not gate.allowed.takes(sources, high, low).all():
         return None
     if len(gate.ring) and (gate.ring.meters(high, low) != UNKNOWN).any():
         return None
@@ -104,7 +104,7 @@ def sift(octets: Bytes, sources: UInt64s, arrival: int, gate: Gate, tally: Tally
     sieve.refuse(Reason.VERSION, header["version"] != VERSION)
     sieve.refuse(Reason.FLAGS, unknown | reserved | (encrypted & ~signed))
     sieve.refuse(Reason.COUNT, ~fits | (header["count"] == 0) | bool(remainder))
-    sieve.refuse(Reason.METER_ID, ~meter_id.valid(high, low))
+    sieve.refuse(Reason.METER_ID, ~meter_ids.valid(high, low))
     if not sieve.passed.any():
         return []
     sieve.meters = gate.ring.meters(high, low)

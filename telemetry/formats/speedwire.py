@@ -14,7 +14,6 @@ from telemetry.registers import BY_NAME
 from telemetry.rejects import Reason, RejectedError
 
 MAGIC = b"SMA\0"
-GROUP = "239.12.255.254"
 PORT = 9522
 LONGEST = 1232
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from telemetry.admission import Gate
+from telemetry.bounds import MAXIMA, MINIMA
 from telemetry.datagrams import Datagrams, Decoded, Envelopes, Tally
 from telemetry.formats.native_checks import Sieve
 from telemetry.formats.speedwire_clock import DUPLICATE, Clock
@@ -16,7 +17,6 @@ from telemetry.formats.speedwire_layouts import Alike, Layouts
 from telemetry.meter_id import OCTETS
 from telemetry.meter_index import UNKNOWN
 from telemetry.readings import Int64s, Readings, Status
-from telemetry.registers import MAXIMA, MINIMA
 from telemetry.rejects import Reason
 
 

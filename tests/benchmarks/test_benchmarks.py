@@ -12,8 +12,8 @@ from benchmarks.homes import STEP_MS, Homes
 from benchmarks.senders import SENDERS, Sender
 from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams
-from telemetry.formats import FORMATS
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.keys import KeyRing
 from telemetry.registers import BY_CODE, Quantity
 

@@ -22,9 +22,9 @@ from cli.config_retention import Retention, RetentionGroup
 from cli.main import main
 from storage.engine import Database
 from storage.ladder import parse as parse_ladder
-from telemetry.formats import FORMATS
 from telemetry.formats.line_fields import PRECISIONS
 from telemetry.formats.options import LineOptions, Options
+from telemetry.formats.table import FORMATS
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = (ROOT / "docs/config.md").read_text("utf-8")

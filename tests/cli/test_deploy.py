@@ -13,7 +13,7 @@ import pytest
 
 from cli.config_listeners import Listener
 from cli.main import build_parser
-from telemetry.listener import ASKED_BUFFER
+from telemetry.udp_socket import ASKED_BUFFER
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"

@@ -27,7 +27,7 @@ from cli import hand_down
 from query.client import Client
 from query.transport import BusError, ServiceAwayError
 from telemetry.bulk_udp import SMALL_DATAGRAM, BulkSender
-from telemetry.listener import bind
+from telemetry.udp_socket import bind
 from tests.cli.test_serve import MakeStack, children_of, datagram, part
 from tests.conftest import ROOT, Stack
 

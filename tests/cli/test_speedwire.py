@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from query.client import Client
-from telemetry.formats.speedwire import GROUP, parse
+from telemetry.formats.names import GROUPS
+from telemetry.formats.speedwire import parse
 from tests import speedwire_replay as device
 from tests.cli.test_serve import part
 from tests.conftest import ROOT, Stack
 from tests.telemetry.test_speedwire import BAD, octets_of
 
-METER = "349-1901429669"
+GROUP, METER = GROUPS["speedwire"], "349-1901429669"
 MakeStack = Callable[..., Stack]
 LISTENER = """\
 [[listeners]]

@@ -10,9 +10,9 @@ from collections import Counter
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from telemetry import security
-from telemetry.bulk_udp import ask_for_buffer
 from telemetry.formats import ack, native
 from telemetry.registers import ENERGY_IMPORT
+from telemetry.udp_socket import ask_for_buffer
 from tests.delivery.honest_collector import BadNetwork, HonestCollector
 
 _FLAGS, _KEY_ID, _METER = 2, 3, slice(4, 20)

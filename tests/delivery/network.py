@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from telemetry.bulk_udp import ask_for_buffer
+from telemetry.udp_socket import ask_for_buffer
 
 _BUFFER = 8 << 20
 _LARGEST = 65_535

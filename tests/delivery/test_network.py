@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from telemetry.bulk_udp import ask_for_buffer
+from telemetry.udp_socket import ask_for_buffer
 from tests.delivery.network import Network, Weather
 
 COUNT = 5000

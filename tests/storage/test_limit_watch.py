@@ -15,13 +15,14 @@ from storage import journal
 from storage.changes import ReplaceMeter
 from storage.defaults import Defaults
 from storage.limit_watch import LimitWatch
+from storage.writer import Writer
 from telemetry import intervals
 from telemetry.alerts import limit_crossing
 from telemetry.calendar import DAY_MS, HOUR_MS, billing_period, month_start
 from telemetry.readings import Readings, Series
 from telemetry.registers import ALERT_LIMIT
 from tests.storage.conftest import MakeDatabase, only_sqlite
-from tests.storage.test_writer import Running, Sent, hold, readings
+from tests.storage.test_writer import Published, Running, Sent, hold, readings
 
 ZONE = ZoneInfo("UTC")
 MARCH, APRIL, MAY = (month_start(ZONE, 2025, month) for month in (3, 4, 5))
@@ -108,6 +109,26 @@ def test_restarted_between(running: Running, restarts: set[int]) -> None:
         send(running, (hour(number), wh))
     assert alerts(running) == [Alert(hour(2), 501_000, 500_000, False, MARCH)]
     assert len(running.published.alerts) == 1
+
+
+def test_what_was_settled_is_not_looked_at_by_the_next_writer(running: Running) -> None:
+    send(running, (hour(0), 0), (hour(1), 400 * KWH))
+    running.stop()
+    writer = Writer(running.database, running.endpoint, running.defaults, Published())
+    assert writer._watch.waiting == 0
+    writer.close()
+    running.start()
+
+
+def test_while_others_start_readings_are_committed_and_limits_wait(running: Running) -> None:
+    send(running, (hour(0), 0))
+    running.calm = 3600.0
+    running.restart()
+    running.send(readings([("a", hour(1), 501 * KWH)]))
+    assert running.writer._watch.waiting == 1
+    running.calm = 0.0
+    running.restart()  # before it was looked at
+    assert alerts(running) == [Alert(hour(1), 501_000, 500_000, False, MARCH)]
 
 
 def test_the_crossing_arrives_late(running: Running) -> None:

@@ -92,6 +92,7 @@ class Running:
         self._reader: Reader | None = None
         self._looking = ExitStack()
         self.failure: BaseException | None = None
+        self.calm = 0.0  # seconds, of the next writer
         self.start()
 
     def start(self) -> None:
@@ -102,7 +103,7 @@ class Running:
 
     def _run(self) -> None:
         try:
-            self.writer.run(self._stop)
+            self.writer.run(self._stop, self.calm)
         except BaseException as error:
             self.failure = error
             raise

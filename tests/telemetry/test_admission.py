@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from telemetry import admission
 from telemetry.admission import EVERYWHERE, LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams, halves_of
-from telemetry.formats import FORMATS
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.keys import KeyRing
 from telemetry.meter_id import halves, to_name, to_octets
+from telemetry.networks import network
 from telemetry.readings import UInt64s
 from telemetry.rejects import Reason
 from tests.examples import examples
@@ -159,4 +160,4 @@ def test_an_id_is_looked_at_once_and_what_is_kept_is_bounded(
 @pytest.mark.parametrize("text", ["", "kitchen", "10.0.0.1/8", "10.0.0.0/33", "::1/129", "10/8"])
 def test_what_is_no_network(text: str) -> None:
     with pytest.raises(ValueError, match=r"network|host bits"):
-        admission.network(text)
+        network(text)

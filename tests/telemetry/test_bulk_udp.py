@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 
 from telemetry import bulk_udp
-from telemetry.bulk_udp import (
-    SMALL_DATAGRAM,
-    BulkReceiver,
-    BulkSender,
-    ask_for_buffer,
-    kernel_drops,
-)
+from telemetry.bulk_udp import SMALL_DATAGRAM, BulkReceiver, BulkSender
 from telemetry.readings import Bytes
+from telemetry.udp_socket import ask_for_buffer, kernel_drops
 
 ROOM = 64
 Pair = tuple[socket.socket, socket.socket]

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from telemetry.admission import EVERYWHERE, Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded, Mark
-from telemetry.formats import FORMATS, dlms, dlms_apdu, dlms_blocks, dlms_models, dlms_proof
+from telemetry.formats import dlms, dlms_apdu, dlms_blocks, dlms_models, dlms_proof
 from telemetry.formats.dlms_axdr import Cursor
 from telemetry.formats.dlms_clock import clock
 from telemetry.formats.dlms_items import UNITS, items
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.keys import KeyRing
 from telemetry.meter_id import from_halves, halves, to_name, to_octets
 from telemetry.readings import Status

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams
-from telemetry.formats import FORMATS, line, native, shelly_status
+from telemetry.formats import line, native, shelly_status
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.rejects import Reason
 from telemetry.security import seal
 from tests.telemetry import test_dlms

@@ -14,9 +14,10 @@ import pytest
 from cli.config import Config
 from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded
-from telemetry.formats import FORMATS, line
+from telemetry.formats import line
 from telemetry.formats.line_fields import PRECISIONS, USUAL, Fields
 from telemetry.formats.options import LineOptions, Options
+from telemetry.formats.table import FORMATS
 from telemetry.keys import KeyRing
 from telemetry.registers import BY_NAME
 from telemetry.rejects import Reason

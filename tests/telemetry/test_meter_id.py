@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from telemetry import meter_id
+from telemetry import meter_id, meter_ids
 
 LETTERS = string.ascii_letters + string.digits
 ALPHABET = LETTERS + "._:-/+@#"
@@ -52,7 +52,7 @@ octets_of_any_kind = st.one_of(
 
 def valid(octets: list[bytes]) -> list[bool]:
     pairs = np.frombuffer(b"".join(octets), "<u8").reshape(-1, 2)
-    answer: list[bool] = meter_id.valid(pairs[:, 0], pairs[:, 1]).tolist()
+    answer: list[bool] = meter_ids.valid(pairs[:, 0], pairs[:, 1]).tolist()
     return answer
 
 
@@ -125,12 +125,12 @@ def test_a_uuid_comes_back_in_small_letters(one: uuid.UUID) -> None:
 @given(st.lists(short_names | uuids.map(str) | long_names, max_size=5))
 def test_many_have_the_names_that_each_has(known: list[str]) -> None:
     octets = [meter_id.to_octets(name) for name in known]
-    assert meter_id.to_names(octets) == [meter_id.to_name(own) for own in octets]
+    assert meter_ids.to_names(octets) == [meter_id.to_name(own) for own in octets]
 
 
 def test_octets_of_no_meter_are_refused_among_many() -> None:
     with pytest.raises(ValueError, match="neither a name nor a UUID"):
-        meter_id.to_names([b"fine".ljust(16, b"\0"), b"\xff" * 16])
+        meter_ids.to_names([b"fine".ljust(16, b"\0"), b"\xff" * 16])
 
 
 @settings(deadline=None)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from telemetry import multicast
-from telemetry.formats.speedwire import GROUP
-from telemetry.listener import bind
+from telemetry.formats.names import GROUPS
 from telemetry.multicast import UnknownInterfaceError, join
+from telemetry.udp_socket import bind
 
-OTHER = "239.12.255.253"
+GROUP, OTHER = GROUPS["speedwire"], "239.12.255.253"
 
 
 @pytest.fixture(params=multicast.WILDCARDS)

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from telemetry import meter_id
+from telemetry import meter_id, meter_ids
 from telemetry.clock import EARLIEST, FUTURE_WINDOW
 from telemetry.datagrams import Datagrams, Decoded, halves_of
-from telemetry.formats import FORMATS, json_text, native, native_bulk
+from telemetry.formats import json_text, native, native_bulk
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.readings import COLUMNS, Readings, Status
 from telemetry.registers import BY_CODE, REGISTERS
 from telemetry.rejects import Reason, RejectedError
@@ -385,7 +386,7 @@ def take_or_count(datagram: bytes, arrival: int = ARRIVAL) -> None:
         if refused:
             continue
         readings = decoded.readings
-        assert meter_id.valid(readings.key_high, readings.key_low).all()
+        assert meter_ids.valid(readings.key_high, readings.key_low).all()
         assert (readings.time >= EARLIEST).all()
         assert (readings.time <= arrival + FUTURE_WINDOW).all()
         for register, value in zip(

@@ -17,19 +17,21 @@ import pytest
 
 from telemetry import meter_id, receiver
 from telemetry.admission import LOOPBACK, Allowed
-from telemetry.bulk_udp import BulkSender, kernel_drops, name_of
+from telemetry.bulk_udp import BulkSender
 from telemetry.counts import Counts
 from telemetry.datagrams import Envelopes, Mark
-from telemetry.formats import FORMATS, ack, native
+from telemetry.formats import ack, native
 from telemetry.formats.ack import ACK
+from telemetry.formats.table import FORMATS
 from telemetry.keys import KeyRing
-from telemetry.listener import Listener, bind, describe
+from telemetry.listener import Listener, describe
 from telemetry.readings import Bytes, Readings, Status
 from telemetry.receiver import receive
 from telemetry.registers import ENERGY_IMPORT
 from telemetry.rejects import Reason
 from telemetry.replies import Replies
 from telemetry.security import seal
+from telemetry.udp_socket import bind, kernel_drops, name_of
 from tests.telemetry.rings import KEYS, MASTER, ring_of
 from tests.waiting import PATIENCE, seconds, undisturbed, wait_until
 
@@ -301,7 +303,7 @@ def test_sent_is_accepted_and_refused_and_dropped_exactly(
     listen: Open, monkeypatch: pytest.MonkeyPatch, portable: bool
 ) -> None:
     """A flood while the sink is full, and more of it while it is not."""
-    monkeypatch.setattr("telemetry.listener.ASKED_BUFFER", 65_536)
+    monkeypatch.setattr("telemetry.udp_socket.ASKED_BUFFER", 65_536)
     listener, sink = listen(portable=portable), Kept(most=0)
     if kernel_drops(listener.sock) is None:
         pytest.skip("only Linux tells what its kernel drops")
@@ -383,7 +385,7 @@ def test_what_goes_on_arriving_does_not_keep_the_sink_from_its_turn(
 ) -> None:
     """Not even when every call comes back full."""
     monkeypatch.setattr("telemetry.listener.MOST_A_CALL", 1)
-    monkeypatch.setattr("telemetry.listener.ASKED_BUFFER", 8192)
+    monkeypatch.setattr("telemetry.udp_socket.ASKED_BUFFER", 8192)
     listener = listen()
     stop = threading.Event()
     stop.set()
@@ -495,7 +497,7 @@ def test_the_sentence_on_the_buffer(listen: Open, address: str, shown: str) -> N
 def test_the_buffer_really_holds_what_the_sentence_says(
     listen: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.listener.ASKED_BUFFER", 100_000)
+    monkeypatch.setattr("telemetry.udp_socket.ASKED_BUFFER", 100_000)
     listener = listen()
     if kernel_drops(listener.sock) is None:
         pytest.skip("only Linux tells what its kernel drops")
@@ -709,7 +711,7 @@ def test_sockets_have_names_of_their_own(listen: Open) -> None:
 def test_drops_while_the_sink_is_full_are_told_from_others(
     listen: Open, monkeypatch: pytest.MonkeyPatch, portable: bool
 ) -> None:
-    monkeypatch.setattr("telemetry.listener.ASKED_BUFFER", 65_536)
+    monkeypatch.setattr("telemetry.udp_socket.ASKED_BUFFER", 65_536)
     listener, sink = listen(portable=portable), Kept()
     if kernel_drops(listener.sock) is None:
         pytest.skip("only Linux tells what its kernel drops")

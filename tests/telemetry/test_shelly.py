@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from telemetry import meter_id
 from telemetry.admission import LOOPBACK, Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded, halves_of
-from telemetry.formats import FORMATS, shelly, shelly_status
+from telemetry.formats import shelly, shelly_status
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.meter_id import to_octets
 from telemetry.readings import Status
 from telemetry.registers import BY_CODE, BY_NAME

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from telemetry import meter_id
 from telemetry.admission import Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded, Mark, halves_of
-from telemetry.formats import FORMATS, dlms, native, native_bulk
+from telemetry.formats import dlms, native, native_bulk
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.readings import COLUMNS
 from telemetry.registers import BY_CODE
 from telemetry.rejects import Reason, RejectedError

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry import meter_id
+from telemetry.bounds import MAXIMA, MINIMA
 from telemetry.formats import native
-from telemetry.registers import ALERT_LIMIT, ENERGY_IMPORT, MAXIMA, MINIMA
+from telemetry.registers import ALERT_LIMIT, ENERGY_IMPORT
 from telemetry.simulator import (
     HIGHEST_MULTIPLIER,
     HIGHEST_REGISTER_MWH,

@@ -21,10 +21,12 @@ from cli.config_listeners import Listener
 from telemetry import meter_id
 from telemetry.admission import Allowed, Gate
 from telemetry.datagrams import Datagrams, Decoded, halves_of
-from telemetry.formats import FORMATS, speedwire, speedwire_layouts
+from telemetry.formats import speedwire, speedwire_layouts
 from telemetry.formats import speedwire_clock as clock
+from telemetry.formats.names import GROUPS, NAMES
 from telemetry.formats.options import Options
 from telemetry.formats.speedwire import AVERAGE, COUNTER, NO_VALUE, REGISTERS
+from telemetry.formats.table import FORMATS
 from telemetry.keys import KeyRing
 from telemetry.readings import Status
 from telemetry.registers import BY_CODE, BY_NAME
@@ -371,8 +373,8 @@ def test_the_table_of_reasons_is_what_happens() -> None:
 
 
 def test_the_numbers_of_the_document_are_the_code_s() -> None:
-    assert f"multicast to `{speedwire.GROUP}`, UDP port {speedwire.PORT}" in SECTION
-    assert FORMATS["speedwire"].group == speedwire.GROUP
+    assert f"multicast to `{GROUPS['speedwire']}`, UDP port {speedwire.PORT}" in SECTION
+    assert tuple(FORMATS) == NAMES
     assert f"{speedwire.LONGEST:,} octets" in SECTION
     assert FORMATS["speedwire"].longest == speedwire.LONGEST
 
@@ -392,7 +394,7 @@ def test_the_configuration_of_the_document() -> None:
     (said,) = tomllib.loads(block)["listeners"]
     listener = Listener(**said)
     assert [said for _, good, said in listener.complaints("listeners.0") if not good] == []
-    assert listener.group == speedwire.GROUP
+    assert listener.group == GROUPS["speedwire"]
     assert listener.port == speedwire.PORT
 
 

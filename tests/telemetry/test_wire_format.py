@@ -17,8 +17,9 @@ import pytest
 
 from telemetry import clock, meter_id
 from telemetry.datagrams import Datagrams, Decoded, Mark, halves_of
-from telemetry.formats import FORMATS, ack, json_text, native, native_bulk
+from telemetry.formats import ack, json_text, native, native_bulk
 from telemetry.formats.options import Options
+from telemetry.formats.table import FORMATS
 from telemetry.readings import Readings, Status
 from telemetry.registers import BY_NAME, REGISTERS
 from telemetry.rejects import Reason, RejectedError
@@ -331,7 +332,7 @@ def test_no_reason_is_left_out_of_the_document() -> None:
     # What is the same for all, or special to one, is named where it is the reason of a module.
     own = set(Reason) - set(NATIVE_REASONS) - set(JSON_REASONS)
     assert own == {Reason.DUPLICATE, Reason.NO_READING, Reason.REPLAYED, Reason.BLOCK}
-    assert set(reasons_named("__init__")) == {Reason.FOREIGN, Reason.OVERSIZED}
+    assert set(reasons_named("table")) == {Reason.FOREIGN, Reason.OVERSIZED}
 
 
 FIELDS = {"key id": ["key_id"], "meter id": ["key_high", "key_low"], "n": ["count"]} | {
