@@ -35,7 +35,8 @@ def of_registers(
     newest = {code: (code, *rest) for code, *rest in _LATEST.rows(connection, meter=meter)}
     # By register, then time, then acceptance: the last of each register is its newest.
     order = np.lexsort((unsealed.time, unsealed.register))
-    last = order[np.flatnonzero(np.diff(unsealed.register[order].astype(np.int64), append=-1))]
+    register = unsealed.register[order]
+    last = order[np.append(register[1:] != register[:-1], True)] if len(order) else order
     columns = (unsealed.register, unsealed.time, unsealed.value, unsealed.status)
     for row in zip(*(column[last].tolist() for column in columns), strict=True):
         if row[0] not in newest or row[1] >= newest[row[0]][1]:

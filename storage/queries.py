@@ -223,16 +223,16 @@ class Reader:
 
         Mostly by time; those of one instant always in the order of their acceptance.
         """
-        parts = [self._sealed(meter, register, start_ms, end_ms)]
-        parts += self._tail.parts(meter.number, register.code)
-        rows: list[history.Rows] = [slice(None)]
-        rows += (history.inside(part.time, start_ms, end_ms) for part in parts[1:])
-        return history.together(list(zip(parts, rows, strict=True)))
+        parts = self._sealed(meter, register, start_ms, end_ms)
+        unsealed = self._tail.series(meter.number, register.code)
+        if len(unsealed):
+            parts.append(unsealed.take(history.inside(unsealed.time, start_ms, end_ms)))
+        return history.together(parts)
 
     def _sealed(
         self, meter: Meter, register: Register, start_ms: int | None, end_ms: int | None
-    ) -> Stored:
-        return history.series(
+    ) -> list[Stored]:
+        return history.parts(
             self.connection, self._watermark, meter.number, register.code, start_ms, end_ms
         )
 
@@ -285,8 +285,8 @@ class Reader:
     def came_late(self, meter: Meter, register: Register, instant: int) -> bool:
         """Whether newer readings had been accepted before the first one of an instant was."""
         sealed_there = self._sealed(meter, register, instant, instant)
-        if len(sealed_there):
-            return bool(sealed_there.late[0])
+        if sealed_there:
+            return bool(sealed_there[0].late[0])
         tail = self._tail.series(meter.number, register.code).time
         before = tail[: int(np.flatnonzero(tail == instant)[0])]
         sealed = self._newest_sealed(meter, register)

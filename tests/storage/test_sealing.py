@@ -31,7 +31,7 @@ from storage.queries import Reader
 from storage.sealing import Sealer
 from telemetry import calendar, intervals
 from telemetry.intervals import Flag
-from telemetry.readings import Readings, Series
+from telemetry.readings import Readings
 from telemetry.registers import BY_CODE, ENERGY_IMPORT, POWER_IMPORT
 from tests.examples import examples
 
@@ -149,9 +149,8 @@ class Store:
         rows = connection.execute(sa.select(table.c.meter, *_DAY).order_by(*table.c)).all()
         expected = []
         for number in sorted({number for number, _ in self.accepted}):
-            found = history.series(connection, reader._watermark, number, ENERGY_IMPORT)
-            whole = Series(found.time, found.value, found.epoch, found.status)
-            curve = intervals.curve(intervals.settle(whole))
+            parts = history.parts(connection, reader._watermark, number, ENERGY_IMPORT)
+            curve = intervals.curve(intervals.settle(history.together(parts)))
             if len(curve.time) > 1:
                 edges, dates = calendar.days(ZONE, int(curve.time[0]), int(curve.time[-1]))
                 slots = intervals.slots(curve, edges)
