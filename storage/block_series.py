@@ -33,14 +33,12 @@ class Unpacked:
 
     def of(self, body: bytes, code: int) -> Contents | None:
         """What a block has of a register, None where nothing; raises DamagedError."""
-        key = body[:_HEAD], len(body), code
-        with self._lock:
-            known = self._kept.get(key)
-            if known is not None and known[0] == body:
-                self._kept.move_to_end(key)
-                return known[1]
+        known, found = self.known(body, code)
+        if known:
+            return found
         found = _unpack(body, code)
         size = len(body) + _ENTRY + (0 if found is None else _octets(found))
+        key = _key(body, code)
         with self._lock:
             replaced = self._kept.pop(key, None)
             self.octets += size - (0 if replaced is None else replaced[2])
@@ -48,6 +46,20 @@ class Unpacked:
             while self.octets > self._most:
                 self.octets -= self._kept.popitem(last=False)[1][2]
         return found
+
+    def known(self, body: bytes, code: int) -> tuple[bool, Contents | None]:
+        """Whether it is remembered what a block has of a register, and what that is."""
+        key = _key(body, code)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is None or kept[0] != body:
+                return False, None
+            self._kept.move_to_end(key)
+            return True, kept[1]
+
+
+def _key(body: bytes, code: int) -> tuple[bytes, int, int]:
+    return body[:_HEAD], len(body), code
 
 
 def _unpack(body: bytes, code: int) -> Contents | None:
@@ -105,14 +117,20 @@ def series(
 
 
 def begins(body: bytes, meter: int, code: int) -> int | None:
-    """The instant of a series' first reading in a block, without unpacking the others.
+    """The instant of a series' first reading in a block, without unpacking it for that.
 
     None where it has none; raises DamagedError.
     """
-    registers, place = _open(body, code)
-    if place is None:
+    known, found = _UNPACKED.known(body, code)
+    if not known:
+        registers, place = _open(body, code)
+        if place is None:
+            return None
+        meters, instants = firsts(registers, place)
+    elif found is None:
         return None
-    meters, instants = firsts(registers, place)
+    else:
+        meters, instants = found.meters, found.time[found.starts]
     at = _place(meters, meter)
     return None if at is None else int(instants[at])
 

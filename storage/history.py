@@ -96,28 +96,15 @@ def together(parts: list[Stored]) -> Series:
 
 
 @lru_cache(maxsize=64)
-def _earliest(shifts: tuple[int, ...]) -> Prepared:
-    """The blocks of one group of each shift by the time at which they begin."""
-    return Prepared(
-        sa.union_all(
-            *(
-                sa.select(_BLOCKS.first_ms, _BLOCKS.id).where(
-                    _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
-                )
-                for shift in shifts
-            )
-        ).order_by("first_ms")
-    )
-
-
-@lru_cache(maxsize=64)
-def _begins(shifts: tuple[int, ...]) -> Prepared:
-    """When the first block of one group of each shift begins."""
+def _next(shifts: tuple[int, ...]) -> Prepared:
+    """When the first block after a time of one group of each shift begins; the index tells it."""
     return Prepared(
         sa.union_all(
             *(
                 sa.select(sa.func.min(_BLOCKS.first_ms)).where(
-                    _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
+                    _BLOCKS.shift == shift,
+                    _BLOCKS.grp == sa.bindparam(f"g{shift}"),
+                    _BLOCKS.first_ms > sa.bindparam("after"),
                 )
                 for shift in shifts
             )
@@ -125,17 +112,33 @@ def _begins(shifts: tuple[int, ...]) -> Prepared:
     )
 
 
-def begins(connection: sa.Connection, watermark: Watermark, meter: int) -> int | None:
-    """No sealed reading of the meter is older; None where it has none."""
+@lru_cache(maxsize=64)
+def _beginning(shifts: tuple[int, ...]) -> Prepared:
+    """The blocks of one group of each shift that begin at an instant."""
+    return Prepared(
+        sa.union_all(
+            *(
+                sa.select(_BLOCKS.id, _BLOCKS.body).where(
+                    _BLOCKS.shift == shift,
+                    _BLOCKS.grp == sa.bindparam(f"g{shift}"),
+                    _BLOCKS.first_ms == sa.bindparam("first"),
+                )
+                for shift in shifts
+            )
+        )
+    )
+
+
+def begins(
+    connection: sa.Connection, watermark: Watermark, meter: int, after_ms: int = _NEVER
+) -> int | None:
+    """When the meter's first block after an instant begins: in none of them is an older reading."""
     shifts = watermark.shift_list
     if not shifts:
         return None
     groups = {f"g{shift}": meter >> shift for shift in shifts}
-    found = [first for (first,) in _begins(shifts).rows(connection, **groups) if first is not None]
-    return min(found, default=None)
-
-
-_BODY = Prepared(sa.select(_BLOCKS.body).where(_BLOCKS.id == sa.bindparam("id")))
+    rows = _next(shifts).rows(connection, after=after_ms, **groups)
+    return min((first for (first,) in rows if first is not None), default=None)
 
 
 def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: int) -> int | None:
@@ -143,16 +146,18 @@ def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: in
     shifts = watermark.shift_list
     groups = {f"g{shift}": meter >> shift for shift in shifts}
     found: int | None = None
-    for first_ms, number in _earliest(shifts).rows(connection, **groups) if shifts else ():
-        if found is not None and first_ms >= found:
+    begin = begins(connection, watermark, meter)
+    while begin is not None and (found is None or begin < found):
+        for number, body in _beginning(shifts).rows(connection, first=begin, **groups):
+            try:
+                first = block_series.begins(body, meter, code)
+            except DamagedError as error:
+                raise damaged(number, error) from None
+            if first is not None:
+                found = first if found is None else min(found, first)
+        if found == begin:
             break
-        (body,) = _BODY.row(connection, id=number)
-        try:
-            first = block_series.begins(body, meter, code)
-        except DamagedError as error:
-            raise damaged(number, error) from None
-        if first is not None:
-            found = first if found is None else min(found, first)
+        begin = begins(connection, watermark, meter, begin)
     return found
 
 
