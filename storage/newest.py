@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import sqlalchemy as sa
 
@@ -14,18 +16,25 @@ _LATEST = Prepared(
         *(schema.latest.c[name] for name in ("register", "time_ms", "value", "status"))
     ).where(schema.latest.c.meter == sa.bindparam("meter"))
 )
-_INSTANT = Prepared(
-    sa.select(schema.latest.c.time_ms).where(
+_SEALED = Prepared(
+    sa.select(schema.latest.c.time_ms, schema.latest.c.settled).where(
         schema.latest.c.meter == sa.bindparam("meter"),
         schema.latest.c.register == sa.bindparam("register"),
     )
 )
 
 
-def sealed_instant(connection: sa.Connection, meter: int, register: int) -> int | None:
-    """The instant of a register's newest sealed reading."""
-    row = _INSTANT.row(connection, meter=meter, register=register)
-    return None if row is None else int(row[0])
+class Tip(NamedTuple):
+    """A register's newest sealed reading: its instant, and of energy whether it surely counts."""
+
+    time_ms: int
+    settled: bool
+
+
+def tip(connection: sa.Connection, meter: int, register: int) -> Tip | None:
+    """A register's newest sealed reading; None where none is sealed."""
+    row = _SEALED.row(connection, meter=meter, register=register)
+    return None if row is None else Tip(int(row[0]), bool(row[1]))
 
 
 def of_registers(

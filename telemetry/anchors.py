@@ -101,7 +101,10 @@ def _ends_in_anchor(value: Int64s) -> bool:
 
 
 def _plain_run(value: Int64s) -> int | None:
-    """The length of the first run that settles, told by a few readings as above."""
+    """How many readings the first run that settles has, if it begins with these few.
+
+    It is told where no step is impossible; None says nothing.
+    """
     if len(value) < _FEW or value[0] <= 0 or (value[1:] < value[:-1]).any():
         return None
     change = int(value.searchsorted(value[0], side="right"))

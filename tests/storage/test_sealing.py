@@ -499,6 +499,25 @@ def test_days_are_not_certain_where_later_readings_change_them(
     store.close()
 
 
+def test_the_oldest_reading_of_a_register_may_be_in_a_later_block(tmp_path: Path) -> None:
+    store = Store(tmp_path, 1)
+    for day in range(4):  # a block each; energy comes with the third, and then what is older
+        code = ENERGY_IMPORT if day == 2 else POWER_IMPORT
+        store.commit([(1, code, MIDNIGHT + day * DAY, 10 * day)])
+        store.sealer.seal_all()
+    energy = BY_CODE[ENERGY_IMPORT]
+    for older in (None, 1, 3 * DAY // 2):
+        if older is not None:
+            store.commit([(1, ENERGY_IMPORT, MIDNIGHT + 2 * DAY - older, 5)])
+            store.sealer.seal_all()
+        with store.reader.snapshot():
+            meter = store.reader.by_number(1)
+            assert store.reader.oldest(meter, energy) == MIDNIGHT + 2 * DAY - (older or 0)
+            assert store.reader.oldest(meter, BY_CODE[POWER_IMPORT]) == MIDNIGHT
+            assert store.reader.oldest(meter, BY_CODE[2]) is None
+    store.close()
+
+
 @pytest.mark.parametrize("between", [True, False])
 def test_a_repeat_stays_where_another_value_may_lie_between(tmp_path: Path, between: bool) -> None:
     """5, then 0 in a block of another shift, then 5 again, which is the value that counts."""
