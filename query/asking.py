@@ -57,6 +57,8 @@ def page_size(most: int, largest: int = m.MOST_ROWS) -> int:
 
 def flag_names(flags: UInt16s | Int64s) -> list[list[str]]:
     """The names of each row's flags."""
+    if not flags.any():
+        return [[]] * len(flags)
     listed = flags.tolist()
     names = {flag: intervals.names(flag) for flag in set(listed)}
     return [names[flag] for flag in listed]

@@ -39,7 +39,7 @@ def unpack(octets: bytes, widths: Int64s, firsts: Int64s, lengths: Int64s) -> In
     padded = octets + bytes(_WORD.itemsize)
     # A word from each octet on: a number's lies in the one from its first octet on.
     words = np.ndarray(len(octets) + 1, _WORD, padded, strides=(1,))
-    numbers: UInt64s = words[begins >> 3]
+    numbers: UInt64s = words.take(begins >> 3)  # copies them to where words begin: much quicker
     numbers >>= (begins & 7).view(np.uint64)
     numbers &= _MASKS[widths]
     return numbers.view(np.int64)

@@ -192,9 +192,13 @@ def _repeated(packed: list[int], name: str, least: int, most: int) -> npt.NDArra
         values = np.array(packed[0::2], _TYPES[name])
     except OverflowError:
         raise DamagedError(f"the block's {name} are out of range") from None
-    if len(values) == 1:
-        return np.broadcast_to(values, lengths[0])  # takes no room
-    return np.repeat(values, lengths)
+    return throughout(values, lengths[0]) if len(values) == 1 else np.repeat(values, lengths)
+
+
+def throughout(value: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """The one value of a column so many times, to be read only; it takes no room."""
+    value.flags.writeable = False
+    return np.ndarray(count, value.dtype, value, strides=(0,))
 
 
 def _fill(column: npt.NDArray[Any], packed: bytes, name: str) -> int | None:

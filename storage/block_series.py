@@ -7,7 +7,10 @@ from collections import OrderedDict
 
 import numpy as np
 
+from storage.block_columns import Register, throughout
 from storage.blocks import Contents, Stored, contents, open_body
+from storage.blocks import begins as firsts
+from telemetry.readings import UInt32s
 
 _MOST_OCTETS = 64 << 20  # of the blocks that are remembered: a month of 1,000 meters by the quarter
 _HEAD = 8  # octets that tell most blocks from others: the checksum is among them
@@ -30,14 +33,12 @@ class Unpacked:
 
     def of(self, body: bytes, code: int) -> Contents | None:
         """What a block has of a register, None where nothing; raises DamagedError."""
-        key = body[:_HEAD], len(body), code
-        with self._lock:
-            known = self._kept.get(key)
-            if known is not None and known[0] == body:
-                self._kept.move_to_end(key)
-                return known[1]
+        known, found = self.known(body, code)
+        if known:
+            return found
         found = _unpack(body, code)
         size = len(body) + _ENTRY + (0 if found is None else _octets(found))
+        key = _key(body, code)
         with self._lock:
             replaced = self._kept.pop(key, None)
             self.octets += size - (0 if replaced is None else replaced[2])
@@ -46,16 +47,36 @@ class Unpacked:
                 self.octets -= self._kept.popitem(last=False)[1][2]
         return found
 
+    def known(self, body: bytes, code: int) -> tuple[bool, Contents | None]:
+        """Whether it is remembered what a block has of a register, and what that is."""
+        key = _key(body, code)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is None or kept[0] != body:
+                return False, None
+            self._kept.move_to_end(key)
+            return True, kept[1]
+
+
+def _key(body: bytes, code: int) -> tuple[bytes, int, int]:
+    return body[:_HEAD], len(body), code
+
 
 def _unpack(body: bytes, code: int) -> Contents | None:
-    registers = open_body(body)
-    codes = [register.code for register in registers]
-    if code not in codes:
+    registers, place = _open(body, code)
+    if place is None:
         return None
-    found = contents(registers, codes.index(code))
+    found = contents(registers, place)
     for column in found:
         column.flags.writeable = False  # parts of it are handed out
     return found
+
+
+def _open(body: bytes, code: int) -> tuple[list[Register], int | None]:
+    """A block's registers, packed, and the place among them of one, None where it is not there."""
+    registers = open_body(body)
+    places = (at for at, register in enumerate(registers) if register.code == code)
+    return registers, next(places, None)
 
 
 def _octets(found: Contents) -> int:
@@ -66,22 +87,54 @@ def _octets(found: Contents) -> int:
 _UNPACKED = Unpacked()
 
 
-def series(body: bytes, meter: int, code: int) -> Stored | None:
-    """The readings of one series in a block, None where it has none; raises DamagedError."""
+def series(
+    body: bytes, meter: int, code: int, start_ms: int | None = None, end_ms: int | None = None
+) -> Stored | None:
+    """The readings of one series in a block in [start, end], None where the block has none of it.
+
+    Raises DamagedError.
+    """
     found = _UNPACKED.of(body, code)
-    if found is None:
+    at = None if found is None else _place(found.meters, meter)
+    if found is None or at is None:
         return None
-    at = int(found.meters.searchsorted(meter))
-    if at == len(found.meters) or found.meters[at] != meter:
-        return None
-    start, count = int(found.starts[at]), int(found.counts[at])
-    rows = slice(start, start + count)
+    low, count = int(found.starts[at]), int(found.counts[at])
+    high = low + count
+    if start_ms is not None:
+        low += int(found.time[low:high].searchsorted(start_ms))
+    if end_ms is not None:
+        high = low + int(found.time[low:high].searchsorted(end_ms, side="right"))
+    rows = slice(low, high)
     return Stored(
-        meter=np.full(count, meter, np.uint32),
-        register=np.full(count, code, np.uint16),
+        meter=throughout(found.meters[at : at + 1], high - low),
+        register=throughout(np.array([code], np.uint16), high - low),
         status=found.status[rows],
         epoch=found.epoch[rows],
         time=found.time[rows],
         value=found.value[rows],
         late=found.late[rows],
     )
+
+
+def begins(body: bytes, meter: int, code: int) -> int | None:
+    """The instant of a series' first reading in a block, without unpacking it for that.
+
+    None where it has none; raises DamagedError.
+    """
+    known, found = _UNPACKED.known(body, code)
+    if not known:
+        registers, place = _open(body, code)
+        if place is None:
+            return None
+        meters, instants = firsts(registers, place)
+    elif found is None:
+        return None
+    else:
+        meters, instants = found.meters, found.time[found.starts]
+    at = _place(meters, meter)
+    return None if at is None else int(instants[at])
+
+
+def _place(meters: UInt32s, meter: int) -> int | None:
+    at = int(meters.searchsorted(meter))
+    return at if at < len(meters) and meters[at] == meter else None

@@ -38,6 +38,7 @@ __all__ = [
     "Contents",
     "Stored",
     "arrange",
+    "begins",
     "changes",
     "contents",
     "decode",
@@ -167,6 +168,13 @@ def contents(
     return Contents(meters, counts, starts, status, epoch, time, value, late)
 
 
+def begins(registers: list[Register], place: int) -> tuple[UInt32s, Int64s]:
+    """The meters that a register has, and the instants of their first readings."""
+    meters, counts, starts = _who(registers, place, MOST_READINGS)
+    time = unpack(registers, place, "time", int(counts.sum()))
+    return meters, time[starts] + unpack_small(registers, place, "starts", len(meters))
+
+
 def _own(column: Int64s) -> Int64s:
     """The column, to be written to."""
     return column if column.flags.writeable else column.copy()
@@ -186,6 +194,8 @@ def _who(registers: list[Register], place: int, most: int) -> tuple[UInt32s, Int
 def _sums(differences: Int64s, starts: Int64s, counts: npt.NDArray[Any]) -> Int64s:
     """The inverse of ``differences``."""
     total = differences.cumsum()
+    if len(starts) == 1:
+        return total
     return total - np.repeat(total[starts] - differences[starts], counts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -38,45 +39,40 @@ def _of_groups(shifts: tuple[int, ...]) -> Prepared:
     )
 
 
-def series(
+def parts(
     connection: sa.Connection,
     watermark: Watermark,
     meter: int,
     code: int,
     start_ms: int | None = None,
     end_ms: int | None = None,
-) -> Stored:
+) -> list[Stored]:
     """A register's sealed readings in [start, end], by time, of one instant by acceptance.
 
-    Raises StorageError for a damaged block.
+    They come in parts, each after the one before. Raises StorageError for a damaged block.
     """
     shifts = watermark.shift_list
     if not shifts:
-        return NOTHING
+        return []
     values = {f"g{shift}": meter >> shift for shift in shifts}
     values["start"] = _NEVER if start_ms is None else start_ms
     values["end"] = _ALWAYS if end_ms is None else end_ms
     found = []
     for number, body in _of_groups(shifts).rows(connection, **values):
         try:
-            part = block_series.series(body, meter, code)
+            part = block_series.series(body, meter, code, start_ms, end_ms)
         except DamagedError as error:
             raise damaged(number, error) from None
-        if part is not None and len(part := between(part, start_ms, end_ms)):
+        if part is not None and len(part):
             found.append(part)
-    if len(found) < 2:
-        return found[0] if found else NOTHING  # in a block they are by time, then acceptance
     found.sort(key=lambda part: int(part.time[0]))
+    if all(one.time[-1] < after.time[0] for one, after in pairwise(found)):
+        return found  # in a block they are by time, then acceptance
     both = Stored.concatenate(found)
-    if not (both.time[1:] > both.time[:-1]).all():
-        both = both.take(np.lexsort((both.late, both.time)))
-    return both
+    return [both.take(np.lexsort((both.late, both.time)))]
 
 
-Rows = slice | npt.NDArray[np.intp]
-
-
-def inside(time: Int64s, start_ms: int | None, end_ms: int | None) -> Rows:
+def inside(time: Int64s, start_ms: int | None, end_ms: int | None) -> slice | npt.NDArray[np.intp]:
     """Which instants, in any order, are in [start, end]."""
     low, high = _NEVER if start_ms is None else start_ms, _ALWAYS if end_ms is None else end_ms
     rows = np.flatnonzero((time >= low) & (time <= high))
@@ -86,49 +82,29 @@ def inside(time: Int64s, start_ms: int | None, end_ms: int | None) -> Rows:
     return slice(int(rows[0]), int(rows[-1]) + 1) if together else rows
 
 
-def together(parts: list[tuple[Stored, Rows]]) -> Series:
-    """Rows of parts, one after the other."""
-    if len(parts) == 1:
-        (own, rows), *_ = parts
-        return Series(own.time[rows], own.value[rows], own.epoch[rows], own.status[rows])
+def together(parts: list[Stored]) -> Series:
+    """A series that comes in parts, one after the other."""
+    if len(parts) < 2:
+        own = parts[0] if parts else NOTHING
+        return Series(own.time, own.value, own.epoch, own.status)
     return Series(
-        np.concatenate([own.time[rows] for own, rows in parts]),
-        np.concatenate([own.value[rows] for own, rows in parts]),
-        np.concatenate([own.epoch[rows] for own, rows in parts]),
-        np.concatenate([own.status[rows] for own, rows in parts]),
-    )
-
-
-def between(part: Stored, start_ms: int | None, end_ms: int | None) -> Stored:
-    """Readings, sorted by time, of [start, end]."""
-    low = 0 if start_ms is None else int(part.time.searchsorted(start_ms))
-    high = len(part) if end_ms is None else int(part.time.searchsorted(end_ms, side="right"))
-    return part if high - low == len(part) else part.take(slice(low, high))
-
-
-@lru_cache(maxsize=64)
-def _earliest(shifts: tuple[int, ...]) -> Prepared:
-    """The blocks of one group of each shift by the time at which they begin."""
-    return Prepared(
-        sa.union_all(
-            *(
-                sa.select(_BLOCKS.first_ms, _BLOCKS.id).where(
-                    _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
-                )
-                for shift in shifts
-            )
-        ).order_by("first_ms")
+        np.concatenate([own.time for own in parts]),
+        np.concatenate([own.value for own in parts]),
+        np.concatenate([own.epoch for own in parts]),
+        np.concatenate([own.status for own in parts]),
     )
 
 
 @lru_cache(maxsize=64)
-def _begins(shifts: tuple[int, ...]) -> Prepared:
-    """When the first block of one group of each shift begins."""
+def _next(shifts: tuple[int, ...]) -> Prepared:
+    """When the first block after a time of one group of each shift begins; the index tells it."""
     return Prepared(
         sa.union_all(
             *(
                 sa.select(sa.func.min(_BLOCKS.first_ms)).where(
-                    _BLOCKS.shift == shift, _BLOCKS.grp == sa.bindparam(f"g{shift}")
+                    _BLOCKS.shift == shift,
+                    _BLOCKS.grp == sa.bindparam(f"g{shift}"),
+                    _BLOCKS.first_ms > sa.bindparam("after"),
                 )
                 for shift in shifts
             )
@@ -136,17 +112,33 @@ def _begins(shifts: tuple[int, ...]) -> Prepared:
     )
 
 
-def begins(connection: sa.Connection, watermark: Watermark, meter: int) -> int | None:
-    """No sealed reading of the meter is older; None where it has none."""
+@lru_cache(maxsize=64)
+def _beginning(shifts: tuple[int, ...]) -> Prepared:
+    """The blocks of one group of each shift that begin at an instant."""
+    return Prepared(
+        sa.union_all(
+            *(
+                sa.select(_BLOCKS.id, _BLOCKS.body).where(
+                    _BLOCKS.shift == shift,
+                    _BLOCKS.grp == sa.bindparam(f"g{shift}"),
+                    _BLOCKS.first_ms == sa.bindparam("first"),
+                )
+                for shift in shifts
+            )
+        )
+    )
+
+
+def begins(
+    connection: sa.Connection, watermark: Watermark, meter: int, after_ms: int = _NEVER
+) -> int | None:
+    """When the meter's first block after an instant begins: in none of them is an older reading."""
     shifts = watermark.shift_list
     if not shifts:
         return None
     groups = {f"g{shift}": meter >> shift for shift in shifts}
-    found = [first for (first,) in _begins(shifts).rows(connection, **groups) if first is not None]
-    return min(found, default=None)
-
-
-_BODY = Prepared(sa.select(_BLOCKS.body).where(_BLOCKS.id == sa.bindparam("id")))
+    rows = _next(shifts).rows(connection, after=after_ms, **groups)
+    return min((first for (first,) in rows if first is not None), default=None)
 
 
 def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: int) -> int | None:
@@ -154,17 +146,18 @@ def oldest(connection: sa.Connection, watermark: Watermark, meter: int, code: in
     shifts = watermark.shift_list
     groups = {f"g{shift}": meter >> shift for shift in shifts}
     found: int | None = None
-    for first_ms, number in _earliest(shifts).rows(connection, **groups) if shifts else ():
-        if found is not None and first_ms >= found:
+    begin = begins(connection, watermark, meter)
+    while begin is not None and (found is None or begin < found):
+        for number, body in _beginning(shifts).rows(connection, first=begin, **groups):
+            try:
+                first = block_series.begins(body, meter, code)
+            except DamagedError as error:
+                raise damaged(number, error) from None
+            if first is not None:
+                found = first if found is None else min(found, first)
+        if found == begin:
             break
-        (body,) = _BODY.row(connection, id=number)
-        try:
-            part = block_series.series(body, meter, code)
-        except DamagedError as error:
-            raise damaged(number, error) from None
-        if part is not None:
-            first = int(part.time[0])
-            found = first if found is None else min(found, first)
+        begin = begins(connection, watermark, meter, begin)
     return found
 
 

@@ -18,16 +18,8 @@ from telemetry import calendar
 from telemetry.flags import Flag, mark
 from telemetry.intervals import Slots
 from telemetry.readings import Int64s
-from telemetry.registers import ENERGY_IMPORT
 
-_DAILY, _LATEST = schema.daily.c, schema.latest.c
-_TIP = Prepared(
-    sa.select(_LATEST.time_ms, _LATEST.settled, schema.meters.c.daily_zone).where(
-        _LATEST.meter == sa.bindparam("meter"),
-        _LATEST.register == sa.bindparam("register"),
-        schema.meters.c.number == sa.bindparam("meter"),
-    )
-)
+_DAILY = schema.daily.c
 _DATES = 32  # of a question's dates the number is rounded up to a multiple
 
 
@@ -48,14 +40,13 @@ def certain_before(reader: Reader, meter: Meter, zone: ZoneInfo) -> int | None:
     None where that cannot be told: the newest sealed reading may not count, readings in the
     journal are not all newer, or the days are those of another zone.
     """
-    row = _TIP.row(reader.connection, meter=meter.number, register=ENERGY_IMPORT)
-    if row is None:
+    tip = reader.tip(meter, REGISTER)
+    if tip is None or not tip.settled or meter.daily_zone != zone.key:
         return None
-    tip, settled, daily_zone = row
     unsealed = reader.unsealed_span(meter, REGISTER)
-    if not settled or daily_zone != zone.key or (unsealed and unsealed[0] <= tip):
+    if unsealed and unsealed[0] <= tip.time_ms:
         return None
-    return int(calendar.days(zone, tip, tip)[0][0])
+    return int(calendar.days(zone, tip.time_ms, tip.time_ms)[0][0])
 
 
 def slots(reader: Reader, meter: Meter, edges: Int64s, dates: Int64s) -> Slots:

@@ -36,6 +36,7 @@ class Meter:
     modulus_wh: int | None
     max_power_w: int | None
     created_ms: int
+    daily_zone: str | None  # whose days are kept of it; None: no days yet
 
 
 _COLUMNS = [_METERS.c[name] for name in Meter.__slots__]

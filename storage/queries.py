@@ -33,6 +33,7 @@ from storage.engine import (
     open_reader,
 )
 from storage.meters import Meter
+from storage.newest import Tip
 from storage.once import MOST, Made, once
 from storage.prepared import Prepared
 from storage.standing import Standing
@@ -223,16 +224,16 @@ class Reader:
 
         Mostly by time; those of one instant always in the order of their acceptance.
         """
-        parts = [self._sealed(meter, register, start_ms, end_ms)]
-        parts += self._tail.parts(meter.number, register.code)
-        rows: list[history.Rows] = [slice(None)]
-        rows += (history.inside(part.time, start_ms, end_ms) for part in parts[1:])
-        return history.together(list(zip(parts, rows, strict=True)))
+        parts = self._sealed(meter, register, start_ms, end_ms)
+        unsealed = self._tail.series(meter.number, register.code)
+        if len(unsealed):
+            parts.append(unsealed.take(history.inside(unsealed.time, start_ms, end_ms)))
+        return history.together(parts)
 
     def _sealed(
         self, meter: Meter, register: Register, start_ms: int | None, end_ms: int | None
-    ) -> Stored:
-        return history.series(
+    ) -> list[Stored]:
+        return history.parts(
             self.connection, self._watermark, meter.number, register.code, start_ms, end_ms
         )
 
@@ -255,15 +256,15 @@ class Reader:
 
     def newest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's newest reading; None where there is none."""
-        return self.remembered(
-            ("newest", meter.number, register.code),
-            lambda: _utmost(
-                max, self._newest_sealed(meter, register), self.unsealed_span(meter, register)
-            ),
-        )
+        tip = self.tip(meter, register)
+        return _utmost(max, tip and tip.time_ms, self.unsealed_span(meter, register))
 
-    def _newest_sealed(self, meter: Meter, register: Register) -> int | None:
-        return newest.sealed_instant(self.connection, meter.number, register.code)
+    def tip(self, meter: Meter, register: Register) -> Tip | None:
+        """A register's newest sealed reading; None where none is sealed."""
+        return self.remembered(
+            ("tip", meter.number, register.code),
+            lambda: newest.tip(self.connection, meter.number, register.code),
+        )
 
     def oldest(self, meter: Meter, register: Register) -> int | None:
         """The instant of a register's oldest reading; None where there is none."""
@@ -285,12 +286,12 @@ class Reader:
     def came_late(self, meter: Meter, register: Register, instant: int) -> bool:
         """Whether newer readings had been accepted before the first one of an instant was."""
         sealed_there = self._sealed(meter, register, instant, instant)
-        if len(sealed_there):
-            return bool(sealed_there.late[0])
+        if sealed_there:
+            return bool(sealed_there[0].late[0])
         tail = self._tail.series(meter.number, register.code).time
         before = tail[: int(np.flatnonzero(tail == instant)[0])]
-        sealed = self._newest_sealed(meter, register)
-        return bool((before > instant).any()) or (sealed is not None and sealed > instant)
+        tip = self.tip(meter, register)
+        return bool((before > instant).any()) or (tip is not None and tip.time_ms > instant)
 
     def replacements(self, meter: Meter) -> list[Replacement]:
         """The exchanges of a meter's device."""

@@ -251,8 +251,8 @@ def _loads(connection: sa.Connection, reached: Watermark, meter: int) -> Callabl
 
     def of_register(code: int) -> Load:
         def load(start_ms: int | None, end_ms: int | None) -> Series:
-            found = history.series(connection, reached, meter, code, start_ms, end_ms)
-            return Series(found.time, found.value, found.epoch, found.status)
+            parts = history.parts(connection, reached, meter, code, start_ms, end_ms)
+            return history.together(parts)
 
         return load
 

@@ -278,8 +278,8 @@ def sealed_load(connection: sa.Connection, reached: Watermark, number: int) -> L
     """Loads the energy readings of a meter from its blocks."""
 
     def load(start_ms: int | None, end_ms: int | None) -> Series:
-        found = history.series(connection, reached, number, ENERGY_IMPORT, start_ms, end_ms)
-        return Series(found.time, found.value, found.epoch, found.status)
+        parts = history.parts(connection, reached, number, ENERGY_IMPORT, start_ms, end_ms)
+        return history.together(parts)
 
     return load
 

@@ -98,12 +98,8 @@ class Tail:
 
     def series(self, meter: int, register: int) -> Stored:
         """The readings of one register of one meter, in the order of their acceptance."""
-        return Stored.concatenate(self.parts(meter, register))
-
-    def parts(self, meter: int, register: int) -> list[Stored]:
-        """The same in parts, each after the one before."""
         first = series_key(meter, register)
-        return self._find(meter, first, first + 1).parts
+        return self._find(meter, first, first + 1).stored
 
     def span(self, meter: int, register: int) -> tuple[int, int] | None:
         """The first and the last instant of these readings, None where there are none."""
@@ -112,8 +108,7 @@ class Tail:
 
     def meter(self, meter: int) -> Stored:
         """All readings of a meter, those of each register by acceptance."""
-        found = self._find(meter, series_key(meter), series_key(meter + 1))
-        return Stored.concatenate(found.parts)
+        return self._find(meter, series_key(meter), series_key(meter + 1)).stored
 
     def of_register(self, register: int, since: int = 0) -> Stored:
         """One register's readings of all meters in rows behind one, by meter, then acceptance."""
@@ -132,33 +127,28 @@ class Tail:
             self._found = _Found((first, last), self._look_up(meter, first, last))
         return self._found
 
-    def _look_up(self, meter: int, first: int, last: int) -> list[Stored]:
+    def _look_up(self, meter: int, first: int, last: int) -> Stored:
         bounds = np.array([first, last], np.uint64)
-        after = self._watermark.up_to(meter)
         parts = []
         for run in self._runs:
             start, end = run.key.searchsorted(bounds).tolist()
             if start < end:
-                found = run.stored.take(slice(start, end))
-                if after > self._swept:
-                    found = found.take(found.late > after)
-                if len(found):
-                    parts.append(found)
-        return parts
+                parts.append(run.stored.take(slice(start, end)))
+        found = Stored.concatenate(parts)
+        after = self._watermark.up_to(meter)
+        return found.take(found.late > after) if after > self._swept else found
 
 
 class _Found:
-    """The readings from one key to before another, by the runs that they were found in."""
+    """The readings from one key to before another."""
 
-    def __init__(self, keys: tuple[int, int], parts: list[Stored]) -> None:
-        self.keys, self.parts = keys, parts
+    def __init__(self, keys: tuple[int, int], stored: Stored) -> None:
+        self.keys, self.stored = keys, stored
 
     @cached_property
     def span(self) -> tuple[int, int] | None:
-        if not self.parts:
-            return None
-        first = min(int(np.minimum.reduce(part.time)) for part in self.parts)
-        return first, max(int(np.maximum.reduce(part.time)) for part in self.parts)
+        time = self.stored.time
+        return (int(time.min()), int(time.max())) if len(time) else None
 
 
 def _merge(runs: list[_Run]) -> _Run:

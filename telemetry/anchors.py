@@ -100,6 +100,18 @@ def _ends_in_anchor(value: Int64s) -> bool:
     return bool(rises and (last[1:] >= last[:-1]).all())
 
 
+def _plain_run(value: Int64s) -> int | None:
+    """How many readings the first run that settles has, if it begins with these few.
+
+    It is told where no step is impossible; None says nothing.
+    """
+    if len(value) < _FEW or value[0] <= 0 or (value[1:] < value[:-1]).any():
+        return None
+    change = int(value.searchsorted(value[0], side="right"))
+    length = max(_LEAST, change + _BEHIND) + 1
+    return length if length <= _FEW else None
+
+
 def before(
     settled: Settled, start: int, max_power_w: int | None, replacements: Sequence[Replacement]
 ) -> int | None:
@@ -123,6 +135,10 @@ def after(
     What comes before ``end`` is not looked at: a run that begins there settles what it does anew.
     """
     first = int(settled.time.searchsorted(end))
+    if max_power_w is None and not replacements:
+        length = _plain_run(settled.value[first : first + _FEW])
+        if length is not None:
+            return first + length
     time = settled.time[first:]
     found = cut(anchored(time, settled.value[first:], max_power_w, replacements), time, None, end)
     return None if found is None else first + int(found.stop)

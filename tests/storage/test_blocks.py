@@ -6,6 +6,7 @@ import json
 import struct
 import tracemalloc
 import zlib
+from contextlib import suppress
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -163,13 +164,22 @@ def test_golden_octets_are_read_by_series(path: Path) -> None:
     pairs = set(zip(expected.meter.tolist(), expected.register.tolist(), strict=True))
     for meter in {meter for meter, _ in pairs} | {2**31}:
         for code in {code for _, code in pairs} | {999}:
+            begins = block_series.begins(body, meter, code)
             found = block_series.series(body, meter, code)
             own = (expected.meter == meter) & (expected.register == code)
+            assert block_series.begins(body, meter, code) == begins  # once it is unpacked
             if (meter, code) in pairs:
                 assert found is not None
                 assert_same(found, expected.take(own))
+                assert begins == found.time[0]
+                first, last = (int(found.time[len(found) * share // 4]) for share in (1, 3))
+                some = block_series.series(body, meter, code, first, last)
+                assert some is not None
+                own &= (expected.time >= first) & (expected.time <= last)
+                assert_same(some, expected.take(own))
             else:
                 assert found is None
+                assert begins is None
 
 
 @pytest.mark.parametrize("path", NEWEST, ids=name_of)
@@ -510,10 +520,14 @@ def decoded(body: bytes) -> None:
     except DamagedError:
         found = None
     for meter, code in ((1, 1), (12, 1), (3, 3)):
+        begins = own = None
+        with suppress(DamagedError):
+            begins = block_series.begins(body, meter, code)
         try:
             own = block_series.series(body, meter, code)
         except DamagedError:
             continue
+        assert begins == (None if own is None else own.time[0])
         if found is not None:
             rows = (found.meter == meter) & (found.register == code)
             assert (own is None) == (not rows.any())

@@ -32,7 +32,7 @@ from storage.queries import Reader
 from storage.sealing import Sealer
 from telemetry import calendar, intervals
 from telemetry.intervals import Flag
-from telemetry.readings import Readings, Series
+from telemetry.readings import Readings
 from telemetry.registers import BY_CODE, ENERGY_IMPORT, POWER_IMPORT
 from tests.examples import examples
 
@@ -150,9 +150,8 @@ class Store:
         rows = connection.execute(sa.select(table.c.meter, *_DAY).order_by(*table.c)).all()
         expected = []
         for number in sorted({number for number, _ in self.accepted}):
-            found = history.series(connection, reader._watermark, number, ENERGY_IMPORT)
-            whole = Series(found.time, found.value, found.epoch, found.status)
-            curve = intervals.curve(intervals.settle(whole))
+            parts = history.parts(connection, reader._watermark, number, ENERGY_IMPORT)
+            curve = intervals.curve(intervals.settle(history.together(parts)))
             if len(curve.time) > 1:
                 edges, dates = calendar.days(ZONE, int(curve.time[0]), int(curve.time[-1]))
                 slots = intervals.slots(curve, edges)
@@ -527,6 +526,25 @@ def test_days_are_not_certain_where_later_readings_change_them(
         assert kept_days.certain_before(store.reader, store.reader.by_number(1), ZONE) is None
     store.sealer.seal_all()
     store.check()
+    store.close()
+
+
+def test_the_oldest_reading_of_a_register_may_be_in_a_later_block(tmp_path: Path) -> None:
+    store = Store(tmp_path, 1)
+    for day in range(4):  # a block each; energy comes with the third, and then what is older
+        code = ENERGY_IMPORT if day == 2 else POWER_IMPORT
+        store.commit([(1, code, MIDNIGHT + day * DAY, 10 * day)])
+        store.sealer.seal_all()
+    energy = BY_CODE[ENERGY_IMPORT]
+    for older in (None, 1, 3 * DAY // 2):
+        if older is not None:
+            store.commit([(1, ENERGY_IMPORT, MIDNIGHT + 2 * DAY - older, 5)])
+            store.sealer.seal_all()
+        with store.reader.snapshot():
+            meter = store.reader.by_number(1)
+            assert store.reader.oldest(meter, energy) == MIDNIGHT + 2 * DAY - (older or 0)
+            assert store.reader.oldest(meter, BY_CODE[POWER_IMPORT]) == MIDNIGHT
+            assert store.reader.oldest(meter, BY_CODE[2]) is None
     store.close()
 
 
