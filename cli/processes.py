@@ -129,7 +129,7 @@ def receiver(settings: Config, stop: threading.Event) -> None:
     with importing(stays=True):
         from cli.receiving import take_in
 
-    take_in(settings, stop)
+    take_in(settings, stop, say_ready)
 
 
 def writer(settings: Config, stop: threading.Event) -> None:

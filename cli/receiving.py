@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from cli import processes
 from cli.config import Config
 from cli.sockets import open_all
 from query.messages import ListenerStatus, ReceiverStatus
@@ -25,7 +24,7 @@ from telemetry.receiver import receive
 log = logging.getLogger("receiver")
 
 
-def take_in(settings: Config, stop: threading.Event) -> None:
+def take_in(settings: Config, stop: threading.Event, say_ready: Callable[[], None]) -> None:
     """Take in datagrams and hand their readings to the writer."""
     keys = Keys(settings.directory)
     ring = _lasting(keys.ring)
@@ -46,7 +45,7 @@ def take_in(settings: Config, stop: threading.Event) -> None:
         settings.writer_endpoint,
         lambda waiting: msgspec.json.encode(_report(started, waiting, listeners)),
     )
-    processes.say_ready()
+    say_ready()
     receive(listeners, sink, stop, ring)
     keys.close()
     for listener in listeners:
