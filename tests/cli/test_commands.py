@@ -29,6 +29,7 @@ from telemetry.formats import native
 from telemetry.registers import ENERGY_IMPORT, POWER_IMPORT
 from tests.conftest import ROOT, Stack
 from tests.shell import wattbus
+from tests.waiting import wait_until
 
 HOUR = 3_600_000
 MARCH = 1709272800000  # 2024-03-01T00:00:00-06:00, Chicago's
@@ -142,7 +143,7 @@ def test_settings_and_alerts(stack: Stack) -> None:
     assert asked(stack, "meters", "set", "roof", "--price", "default")["price"] == "0.50"
 
     feed(stack, "roof", MARCH, HOUR, 4, 1000)
-    (alert,) = asked(stack, "alerts", "roof")
+    (alert,) = wait_until(lambda: asked(stack, "alerts", "roof"))
     assert (alert["id"], alert["kwh"], alert["limit_kwh"]) == ("roof", "2.000", "1.500")
     assert asked(stack, "alerts") == [alert]
 
