@@ -20,7 +20,7 @@ from telemetry.calendar import DAY_MS
 from telemetry.readings import Int64s, UInt32s
 
 _MERGE = 8  # blocks of one group that are merged
-_MOST_MERGED = 131_072  # values that are merged at once, if two blocks have not more
+_MOST_MERGED = 90_000  # values that are merged at once, if two blocks have not more
 _LEAST = 4096  # readings of a merged block, if there are as many
 _LARGE = 10_000  # readings of a block that is divided by time
 _LONG, _MANY = 7 * DAY_MS, 512  # a block so long, with so many readings a meter, is left alone
