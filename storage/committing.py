@@ -98,14 +98,14 @@ class Committing:
             batch = arrival.sort(numbers[judged.stored].astype(np.uint32), kept.body)
             rows = self._add_row(connection, batch, now)
             limits = self.known.new_limits(connection, batch)
-            if not self._watch.waiting:
-                keep_number(connection, "settled", self.known.next - 1)
+            self._watch.keep_settled(connection)
         self.receivers.committed()
         self.ledger.committed()
+        row, first_new = self.known.next, self.known.next_meter
         self.known.committed(new, limits, rows)
         if rows:
             self._upkeep.sealer.committed(len(batch), now)
-        self._watch.observe(batch, first_new=self.known.next_meter - len(new.number))
+            self._watch.observe(batch, first_new, row)
         for meter in limits:
             self._watch.recheck(meter)
         self._tally.committed(len(batch), time.perf_counter() - began)
@@ -115,8 +115,7 @@ class Committing:
         """Leave to the next writer what it need not find out: it is to begin quickly."""
         self.ledger.fold()
         with self._begin() as connection:
-            if not self._watch.waiting:
-                keep_number(connection, "settled", self.known.next - 1)
+            self._watch.keep_settled(connection)
 
     def _add_row(self, connection: sa.Connection, batch: journal.Batch, now: int) -> int:
         """Add the journal's row, if there is anything to be in it; how many that makes."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 
-from storage import schema
+from storage import rechecks, schema
 from storage.defaults import Defaults
 from storage.energy import REGISTER, energy_curve
-from storage.engine import kept_number
+from storage.info import keep_number, kept_number
 from storage.journal import Batch, DamagedError, decode
 from storage.meters import Meter
 from storage.prepared import Prepared
@@ -26,8 +27,9 @@ from telemetry.alerts import limit_crossing
 from telemetry.calendar import Period
 from telemetry.intervals import Curve, Flag
 from telemetry.readings import Int64s
-from telemetry.registers import ENERGY_IMPORT
+from telemetry.registers import ALERT_LIMIT, ENERGY_IMPORT
 
+_SETTLED = "settled"  # the row of the journal up to which all was looked at
 _NEVER = np.iinfo(np.int64).max
 _RAISED = Prepared(
     sa.select(schema.alerts.c.period_start_ms).where(schema.alerts.c.meter == sa.bindparam("meter"))
@@ -68,6 +70,14 @@ class _Watched:
         return larger
 
 
+class _Suspect(NamedTuple):
+    """The instants to look between, and the first row of the journal that says so."""
+
+    earliest: int
+    latest: int
+    row: int
+
+
 class LimitWatch:
     """Belongs to the writer's thread; ``reader`` must see a batch before ``work`` is called."""
 
@@ -75,23 +85,44 @@ class LimitWatch:
         self._reader = reader
         self._defaults = defaults
         self._watched = _Watched.of(1024)
-        self._suspects: dict[int, tuple[int, int]] = {}  # number: the instants to look between
+        self._suspects: dict[int, _Suspect] = {}  # by number, the one of the oldest row first
+        self._row = 0  # of the journal, the newest that was observed
         self._settled: list[int] = []  # in a transaction that is still open
+        self._noted = False  # some meters are, by their changes (storage/rechecks.py)
 
     def observe_again(self, connection: sa.Connection, first_new: int) -> None:
         """``observe`` what was committed but not settled when the last writer ended."""
-        settled = kept_number(connection, "settled")
+        self._suspects.clear()  # the rows and the notes tell all of them
+        self._row = kept_number(connection, _SETTLED)
         table = schema.journal
-        rows = sa.select(table.c.body).where(table.c.id > settled).order_by(table.c.id)
-        for body in connection.execute(rows).scalars():
+        rows = sa.select(table.c.id, table.c.body).where(table.c.id > self._row)
+        for row, body in connection.execute(rows.order_by(table.c.id)):
             with suppress(DamagedError):  # the reader says so
-                self.observe(decode(body), first_new)
+                batch = decode(body)
+                self.observe(batch, first_new, row)
+                for number in np.unique(batch.meter[batch.register == ALERT_LIMIT]).tolist():
+                    self.recheck(number)
+        for number in rechecks.noted(connection):
+            self.recheck(number)
 
-    def observe(self, batch: Batch, first_new: int) -> None:
-        """Pick the meters of which the batch may hold a crossing, or a new period.
+    @property
+    def settled(self) -> int:
+        """Nothing is left to be looked at in the journal's rows up to this one."""
+        return next((suspect.row - 1 for suspect in self._suspects.values()), self._row)
+
+    def keep_settled(self, connection: sa.Connection) -> None:
+        """Keep for the next writer how far all was looked at."""
+        keep_number(connection, _SETTLED, self.settled)
+        if self._noted and not self._suspects:
+            rechecks.forget(connection)
+            self._noted = False
+
+    def observe(self, batch: Batch, first_new: int, row: int) -> None:
+        """Pick the meters of which a row of the journal may hold a crossing, or a new period.
 
         Meters numbered from ``first_new`` on have their first readings in this batch.
         """
+        self._row = row
         rows = np.flatnonzero(batch.register == ENERGY_IMPORT)
         if not len(rows):
             return
@@ -139,12 +170,16 @@ class LimitWatch:
 
     def suspect(self, number: int, earliest: int, latest: int) -> None:
         """Have a meter settled between two instants."""
-        known = self._suspects.get(number, (earliest, latest))
-        self._suspects[number] = min(known[0], earliest), max(known[1], latest)
+        known = self._suspects.get(number)
+        if known is not None:
+            earliest, latest = min(known.earliest, earliest), max(known.latest, latest)
+        row = self._row if known is None else known.row
+        self._suspects[number] = _Suspect(earliest, latest, row)
 
     def recheck(self, number: int) -> None:
         """Have a meter's newest period settled again because its settings changed."""
         self.suspect(number, _NEVER, _NEVER)
+        self._noted = True
 
     def forget(self, number: int) -> None:
         """Leave a meter alone that was deleted."""
@@ -154,8 +189,8 @@ class LimitWatch:
         """Settle suspects for about so many seconds; the alerts that are new, now stored."""
         alerts: list[LimitAlert] = []
         deadline = time.monotonic() + seconds
-        for number, (earliest, latest) in self._suspects.items():
-            alerts += self._settle(connection, number, earliest, latest)
+        for number, suspect in self._suspects.items():
+            alerts += self._settle(connection, number, suspect.earliest, suspect.latest)
             self._settled.append(number)
             if time.monotonic() >= deadline:
                 break

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from storage import key_changes, meters, standing
+from storage import key_changes, meters, rechecks, standing
 from storage.changes import (
     AddMeters,
     Change,
@@ -64,6 +64,8 @@ def _change(wanted: ChangeMeter, registry: Registry, now_ms: int) -> dict[str, A
     with registry.begin() as connection:
         meter = meters.change(connection, wanted, known.next_meter, now_ms)
         new = meter.number == known.next_meter
+        if not new:
+            rechecks.note(connection, meter.number)
         if not new and _moves_energy(wanted):
             registry.upkeep.sealer.rebuild_days(connection, meter)
             standing.count(connection)
@@ -80,6 +82,7 @@ def _change(wanted: ChangeMeter, registry: Registry, now_ms: int) -> dict[str, A
 def _replace(wanted: ReplaceMeter, registry: Registry, _: int) -> dict[str, Any]:
     with registry.begin() as connection:
         meter = meters.replace(connection, wanted)
+        rechecks.note(connection, meter.number)
         registry.upkeep.sealer.rebuild_days(connection, meter)
         standing.count(connection)
     return {"number": meter.number}

@@ -48,6 +48,7 @@ _CLEARED = 262_144  # values whose rows are deleted at once
 _SLICE = 40_000  # values of a slice, to the end of the group
 _SLICE_SECONDS = 0.02  # what a slice should take: with much to compute again it is made smaller
 _POSTPONED = 5000  # ms
+_ALL = 2**63 - 1  # rows
 _QUIET = 60_000  # ms without a commit, after which all room is given back
 
 
@@ -91,14 +92,17 @@ class Sealer:
         self._watermark = watermark.read(connection)
         self._store = BlockStore(connection)
 
-    def step(self, now_ms: int) -> bool:
-        """Do one slice of what is due, sealing before merging; whether there was any."""
+    def step(self, now_ms: int, upto: int = _ALL) -> bool:
+        """Do one slice of what is due, sealing before merging; whether there was any.
+
+        No pass begins that goes beyond the row ``upto``.
+        """
         if now_ms < self._not_before:
             return False
         if self._pass is not None:
             self._slice(self._pass)
-        elif self._rows is not None or self._due(now_ms):
-            self.begin()
+        elif self._rows is not None or (self._watermark.sealed < upto and self._due(now_ms)):
+            return self.begin(upto)
         elif (group := self._store.ripe()) is not None:
             self._merge(group)
         elif self._zones_unsure:
@@ -136,14 +140,19 @@ class Sealer:
         wide = min(_DUE_WIDE * self._meters, _WIDE_VALUES)
         return max(_DUE_VALUES, wide, min(_DUE_EACH * self._meters, _MOST_VALUES))
 
-    def begin(self) -> None:
-        """Take some of the oldest rows of the journal into memory; with the last a pass begins."""
+    def begin(self, upto: int = _ALL) -> bool:
+        """Take some of the oldest rows of the journal into memory; with the last a pass begins.
+
+        False where there are none up to the row ``upto``.
+        """
         with self._begin() as connection:
             if self._rows is None:
-                self._rows = Rows(connection, self._watermark, self._enough)
+                self._rows = Rows.oldest(connection, self._watermark, self._enough, upto)
+            if self._rows is None:
+                return False
             found = self._rows.read(connection)
             if found is None:
-                return
+                return True
             self._rows = None
             if isinstance(found, Pass):
                 self._pass = found
@@ -152,6 +161,7 @@ class Sealer:
                 raise UnavailableError(f"row {found} of the journal is damaged")
             else:
                 self._step_over(connection, found)
+        return True
 
     def _step_over(self, connection: sa.Connection, number: int) -> None:
         """Go on behind a damaged row, which stays in the journal (storage/damaged_rows.py)."""

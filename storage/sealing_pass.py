@@ -19,21 +19,30 @@ _COARSEST = 31
 class Rows:
     """The oldest rows of the journal on their way into memory, some at a time."""
 
-    def __init__(self, connection: sa.Connection, reached: Watermark, values: int) -> None:
-        """Of a journal that is not empty: up to so many values, and at least one row."""
+    @classmethod
+    def oldest(
+        cls, connection: sa.Connection, reached: Watermark, values: int, upto: int
+    ) -> Rows | None:
+        """Up to so many values, and at least one row, up to the row ``upto``; None without any."""
         table = schema.journal
         sizes = connection.execute(
             sa.select(table.c.id, table.c.readings)
-            .where(table.c.id > reached.sealed)
+            .where(table.c.id > reached.sealed, table.c.id <= max(upto, reached.passing))
             .order_by(table.c.id)
             .limit(_MOST_ROWS)
-        ).all()
-        before = np.cumsum([row.readings for row in sizes])
+        )
+        found = [(int(number), int(count)) for number, count in sizes]
+        return cls(reached, found, values) if found else None
+
+    def __init__(self, reached: Watermark, sizes: list[tuple[int, int]], values: int) -> None:
+        """``sizes``: number and values of each row that may be taken, one at least."""
+        numbers = [number for number, _ in sizes]
+        before = np.cumsum([count for _, count in sizes])
         fitting = max(1, int(before.searchsorted(values, side="right")))
         # What the last writer did not finish goes on up to where it was to go.
-        last = reached.passing or sizes[fitting - 1].id
+        last = reached.passing or numbers[fitting - 1]
         inner = np.flatnonzero(np.diff(before // _PART)).tolist()
-        self._ends = [*(sizes[at].id for at in inner if sizes[at].id < last), last]
+        self._ends = [*(numbers[at] for at in inner if numbers[at] < last), last]
         self._reached, self._at = reached, reached.sealed
         self._parts: list[Stored] = []
         self._last = 0  # the last row that is whole

@@ -29,15 +29,19 @@ class Upkeep:
         self.sealer.learn(connection)
         self.deletions.learn(connection)
 
-    def step(self, now_ms: int) -> bool:
-        """Do one slice of what is due; whether there was any."""
+    def step(self, now_ms: int, settled: int) -> bool:
+        """Do one slice of what is due; whether there was any.
+
+        Rows of the journal are sealed up to ``settled``, where all limits were looked at: those
+        behind it tell the next writer which meters are left.
+        """
         if self.deletions.work(_DELETING):
             with self._begin() as connection:
                 self.sealer.learn(connection)
         # Nobody else may change rows with readings that are to be removed.
         if self.deletions.removing:
             return False
-        return self.sealer.step(now_ms) or self._retention.step(now_ms)
+        return self.sealer.step(now_ms, settled) or self._retention.step(now_ms)
 
     def postpone(self, now_ms: int) -> None:
         """Do nothing for a while: the last slice failed."""

@@ -271,7 +271,8 @@ class Writer:
         if self._spooling.away or (self._wal is not None and self._wal.pressing):
             return
         try:
-            self._busy = self._upkeep.step(_now()) or self._committing.ledger.step(_now())
+            self._busy = self._upkeep.step(_now(), self._watch.settled)
+            self._busy = self._busy or self._committing.ledger.step(_now())
             if self._busy:
                 self._trouble.over(_SEALING)
         except (*REFUSALS, StorageError) as error:

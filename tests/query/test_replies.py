@@ -137,7 +137,7 @@ class House:
     def remove(self) -> None:
         """What is left of deleted meters, but for the log, which readers hold."""
         while self.writer._upkeep.deletions.removing:
-            self.writer._upkeep.step(self.now)
+            self.writer._upkeep.step(self.now, self.writer._watch.settled)
 
     def check(self) -> None:
         """Every question is answered as by a service that has just begun."""

@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from storage import journal
+from storage import journal, sealing
+from storage import writer as writer_module
 from storage.changes import ReplaceMeter
+from storage.committing import Committing
 from storage.defaults import Defaults
 from storage.limit_watch import LimitWatch
 from storage.writer import Writer
@@ -23,6 +25,7 @@ from telemetry.readings import Readings, Series
 from telemetry.registers import ALERT_LIMIT
 from tests.storage.conftest import MakeDatabase, only_sqlite
 from tests.storage.test_writer import Published, Running, Sent, hold, readings
+from tests.waiting import PATIENCE
 
 ZONE = ZoneInfo("UTC")
 MARCH, APRIL, MAY = (month_start(ZONE, 2025, month) for month in (3, 4, 5))
@@ -129,6 +132,81 @@ def test_while_others_start_readings_are_committed_and_limits_wait(running: Runn
     running.calm = 0.0
     running.restart()  # before it was looked at
     assert alerts(running) == [Alert(hour(1), 501_000, 500_000, False, MARCH)]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_nothing_is_sealed_before_its_limits_were_looked_at(
+    running: Running, killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that stops while meters wait leaves the rows from which the next one begins."""
+    names = [f"m-{number}" for number in range(60)]
+    running.calm = 3600.0
+    running.restart()
+    running.send(readings([(name, hour(n), n * 600 * KWH) for name in names for n in (0, 1)]))
+    for module, figure, value in ((sealing, "_DUE_AGE", 0), (writer_module, "_SETTLING", 0)):
+        monkeypatch.setattr(module, figure, value)
+    if killed:
+        monkeypatch.setattr(Committing, "close", lambda _: None)
+    settled: list[int] = []
+    worked = LimitWatch.worked
+
+    def stopping(self: LimitWatch) -> None:
+        settled.extend(self._settled)
+        worked(self)
+        if len(settled) == 20:
+            running._stop.set()
+
+    monkeypatch.setattr(LimitWatch, "worked", stopping)
+    running.calm = 0.0
+    running.restart()
+    running._thread.join(PATIENCE)
+    assert len(settled) == 20
+    monkeypatch.undo()
+    running.restart()
+    running.settled()
+    assert [len(alerts(running, name)) for name in names] == [1] * 60
+
+
+def test_sealing_follows_though_some_meter_always_waits(running: Running) -> None:
+    watch = LimitWatch(running.reader, Defaults())
+
+    def row_of(number: int, row: int) -> int:
+        """Nothing is known of the meter yet: it is to be looked at."""
+        batch = journal.sort(np.array([number], np.uint32), readings([("a", hour(row), row)]))
+        watch.observe(batch, 1000, row)
+        return watch.settled
+
+    def looked_at(number: int) -> int:
+        watch._settled.append(number)
+        watch.worked()
+        return watch.settled
+
+    assert [row_of(1, 5), row_of(2, 6), row_of(1, 7)] == [4, 4, 4]
+    assert looked_at(1) == 5
+    assert row_of(1, 8) == 5
+    assert looked_at(2) == 7
+    assert looked_at(1) == 8
+
+
+def test_a_limit_that_was_changed_is_looked_at_by_the_next_writer(running: Running) -> None:
+    """Set by hand, said by the meter itself, and moved with its energy; each before a stop."""
+    for name in ("hand", "meter", "device"):
+        send(running, (hour(0), 0), (hour(1), 100 * KWH), id=name)
+    running.calm = 3600.0
+    running.restart()
+    running.set("hand", limit_wh=50 * KWH)
+    running.change(ReplaceMeter("device", hour(1), 600 * KWH, 0))
+    running.send(readings([("meter", hour(2), 50 * KWH)], register=ALERT_LIMIT))
+    assert running.writer._watch.waiting == 3
+    running.restart()
+    running.calm = 0.0
+    running.restart()
+    for name, wh in (("hand", 100_000), ("meter", 100_000), ("device", 700_000)):
+        (alert,) = alerts(running, name)
+        assert alert.energy_wh == wh
+    send(running, (hour(3), 101 * KWH), id="hand")  # the next commit keeps that all are settled
+    running.restart()
+    assert running.writer._watch.waiting == 0
 
 
 def test_the_crossing_arrives_late(running: Running) -> None:
@@ -422,7 +500,8 @@ def test_healthy_meters_are_left_alone(running: Running) -> None:
             (n, time_ms, 1_000_000 - 1000 * n + wh) for n in range(1, 301) for time_ms, wh in steps
         ]
         columns = readings([("a", time_ms, wh) for _, time_ms, wh in each])
-        watch.observe(journal.sort(np.array([n for n, *_ in each], np.uint32), columns), first_new)
+        batch = journal.sort(np.array([n for n, *_ in each], np.uint32), columns)
+        watch.observe(batch, first_new, row=1)
         return watch.waiting
 
     assert observed(1, [(hour(1), 0)]) == 0
