@@ -7,6 +7,7 @@ not on their order, nor on restarts.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from storage import rechecks, schema
+from storage.database import StorageError, UnavailableError
 from storage.defaults import Defaults
 from storage.energy import REGISTER, energy_curve
 from storage.info import keep_number, kept_number
@@ -28,6 +30,8 @@ from telemetry.calendar import Period
 from telemetry.intervals import Curve, Flag
 from telemetry.readings import Int64s
 from telemetry.registers import ALERT_LIMIT, ENERGY_IMPORT
+
+log = logging.getLogger("writer")
 
 _SETTLED = "settled"  # the row of the journal up to which all was looked at
 _NEVER = np.iinfo(np.int64).max
@@ -88,6 +92,7 @@ class LimitWatch:
         self._suspects: dict[int, _Suspect] = {}  # by number, the one of the oldest row first
         self._row = 0  # of the journal, the newest that was observed
         self._settled: list[int] = []  # in a transaction that is still open
+        self._unreadable: set[int] = set()
         self._noted = False  # some meters are, by their changes (storage/rechecks.py)
 
     def observe_again(self, connection: sa.Connection, first_new: int) -> None:
@@ -190,11 +195,22 @@ class LimitWatch:
         alerts: list[LimitAlert] = []
         deadline = time.monotonic() + seconds
         for number, suspect in self._suspects.items():
-            alerts += self._settle(connection, number, suspect.earliest, suspect.latest)
+            try:
+                alerts += self._settle(connection, number, suspect.earliest, suspect.latest)
+            except UnavailableError:
+                raise
+            except StorageError as error:  # its next reading has it looked at again
+                self._leave_out(number, error)
             self._settled.append(number)
             if time.monotonic() >= deadline:
                 break
         return alerts
+
+    def _leave_out(self, number: int, error: StorageError) -> None:
+        """Go on without a meter of which something is damaged, and say so once."""
+        if number not in self._unreadable:
+            self._unreadable.add(number)
+            log.error("cannot look for a crossed limit of meter number %d: %s", number, error)
 
     def worked(self) -> None:
         """What ``work`` stored is durable: its suspects are settled."""

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
-from storage import journal, sealing
+from storage import journal, schema, sealing
 from storage import writer as writer_module
 from storage.changes import ReplaceMeter
 from storage.committing import Committing
@@ -207,6 +208,31 @@ def test_a_limit_that_was_changed_is_looked_at_by_the_next_writer(running: Runni
     send(running, (hour(3), 101 * KWH), id="hand")  # the next commit keeps that all are settled
     running.restart()
     assert running.writer._watch.waiting == 0
+
+
+@only_sqlite
+def test_a_damaged_block_keeps_nobody_elses_alert_and_no_reading(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(running, *((hour(n), n * KWH) for n in range(4)))
+    running.stop()
+    writer = Writer(running.database, running.endpoint, running.defaults, Published())
+    writer._upkeep.sealer.seal_all()
+    with writer._begin() as connection:
+        body = connection.execute(sa.select(schema.blocks.c.body)).scalar_one()
+        damaged = body[:-1] + bytes([body[-1] ^ 1])
+        connection.execute(schema.blocks.update().values(body=damaged))
+    writer.close()
+    running.start()
+    for n in (4, 5):
+        running.send(readings([("a", hour(n), 600 * KWH), ("b", hour(n), (n - 4) * 600 * KWH)]))
+        running.settled()
+    assert len(alerts(running, "b")) == 1
+    assert caplog.text.count("block 1 is damaged") == 1
+    with writer._engine.begin() as connection:
+        connection.execute(schema.blocks.update().values(body=body))
+    send(running, (hour(6), 601 * KWH))
+    assert alerts(running) == [Alert(hour(4), 600_000, 500_000, False, MARCH)]
 
 
 def test_the_crossing_arrives_late(running: Running) -> None:
