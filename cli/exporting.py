@@ -18,6 +18,7 @@ from cli.export_formats import Page, Sink
 from cli.parsing import add
 from query import messages as m
 from query.client import Client
+from storage import own_files
 from telemetry.registers import BY_NAME, Register
 
 _EPILOG = """\
@@ -81,6 +82,8 @@ def _sink(arguments: argparse.Namespace) -> Iterator[Sink]:
         sink.close()
         sys.stdout.buffer.flush()
         return
+    if own_files.precious(path):
+        raise values.InputError(f"{path} is a database, or a collector's own: choose another name")
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:

@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from storage import copying, inspection, schema
+from storage import copying, inspection, own_files, schema
 from storage.engine import StorageError
 from storage.inspection import Findings
 from storage.whole_file import need_space, refuse_existing, whole_file
@@ -63,9 +63,11 @@ def backup(
     """Copy all that is committed to ``file``, a SQLite database whatever the source is.
 
     The file appears when it is whole, checked and synced. Raises StorageError and leaves nothing.
+    ``force`` writes over a file of that name, but of Wattbus's own over nothing but a backup.
     """
     progress = progress or Progress()
     refuse_existing(file, replace=force)
+    _refuse_own(file)
     try:
         with source.connect() as connection, connection.begin():
             progress.expected = _expected(connection)
@@ -84,6 +86,16 @@ def backup(
         raise StorageError(
             f"the backup failed: {error.orig}. Is there room, and is the database sound?"
         ) from error
+
+
+def _refuse_own(file: Path) -> None:
+    if own_files.in_use(file):
+        raise StorageError(f"{file} is a collector's own, no backup: choose another name")
+    if own_files.precious(file):
+        try:
+            inspection.recognize(file)
+        except StorageError as error:
+            raise StorageError(f"only a backup is written over there: {error}") from None
 
 
 def _expected(connection: Connection) -> int:

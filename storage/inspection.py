@@ -14,8 +14,8 @@ from sqlalchemy.engine import Engine
 
 from storage import blocks, deliveries, journal, schema
 from storage.engine import StorageError
+from storage.own_files import MAGIC
 
-_MAGIC = b"SQLite format 3\0"
 # What checks a body; raises ValueError.
 _DECODERS: dict[str, Callable[[bytes], object]] = {
     "journal": journal.decode,
@@ -49,10 +49,10 @@ def recognize(file: Path) -> int:
     """The schema version of a Wattbus database file; StorageError for anything else."""
     try:
         with file.open("rb") as opened:
-            head = opened.read(len(_MAGIC))
+            head = opened.read(len(MAGIC))
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from None
-    if head != _MAGIC:
+    if head != MAGIC:
         raise StorageError(f"{file} is no SQLite database, so no backup of Wattbus")
     log = file.with_name(file.name + "-wal")
     if log.exists() and log.stat().st_size:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storage.database import StorageError
+from storage.own_files import LOCK
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def only_writer(data: Path) -> Iterator[None]:
     """
     try:
         data.mkdir(parents=True, exist_ok=True)
-        lock = (data / "writer.lock").open("a+")
+        lock = (data / LOCK).open("a+")
     except OSError as error:
         raise StorageError(f"cannot write to {data} (--data): {error.strerror}") from None
     with lock:

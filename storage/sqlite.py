@@ -13,6 +13,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.pool import QueuePool
 
 from storage.database import StorageError
+from storage.own_files import DATABASE
 
 # On every connection that writes. FULL: the WAL is synced at each commit, before it returns.
 # That a file can shrink is settled before anything is written to it, the WAL's mark included.
@@ -32,7 +33,7 @@ _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA busy_timeout = 5000")
 
 def database_path(data: Path) -> Path:
     """Where the database stands in the data directory."""
-    return data / "wattbus.sqlite3"
+    return data / DATABASE
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -249,6 +249,32 @@ def test_a_backup_overwrites_only_when_told(tmp_path: Path) -> None:
     assert not (tmp_path / "empty").exists()
 
 
+def test_nothing_of_a_collectors_own_is_written_over(stack: Stack, tmp_path: Path) -> None:
+    """Whoever means --force means an older backup."""
+    assert stack.cli("meters", "add", "kitchen").returncode == 0
+    stack.send(b'{"meter": "a", "time": "2026-01-01T00:00:00Z", "registers": {"power": 1}}')
+    stack.wait_for("a", 0)
+    link, copy = tmp_path / "link", stack.data / "older.sqlite3"
+    link.symlink_to(stack.data / "wattbus.sqlite3")
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE precious (a)")
+    names = ["wattbus.sqlite3", "wattbus.sqlite3-wal", "keys.db", "writer.lock", "spool/state"]
+    own = [stack.data / name for name in names if (stack.data / name).exists()]
+    assert len(own) >= 4
+    for file in (*own, link, other):
+        before = file.stat().st_ino
+        assert refusal("backup", file, "--data", stack.data, "--force")
+        exported = stack.cli("export", "a", "-o", str(file))
+        assert exported.returncode == 2
+        assert "choose another name" in exported.stderr
+        assert file.stat().st_ino == before
+    assert run("backup", copy, "--data", stack.data).returncode == 0
+    assert run("backup", copy, "--data", stack.data, "--force").returncode == 0
+    assert run("verify", "--data", stack.data).returncode == 0
+    assert stack.cli("latest", "a").returncode == 0
+
+
 def test_restore_keeps_what_was_there(tmp_path: Path) -> None:
     first = make_database(tmp_path / "data", rows=3)
     file = tmp_path / "b.sqlite3"
