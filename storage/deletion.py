@@ -174,7 +174,11 @@ def _in_journal(connection: sa.Connection, note: Note) -> Note:
         kept = batch.without(note.meter)
         if len(kept) < len(batch):
             update = _JOURNAL.update().where(_JOURNAL.c.id == row.id)
-            connection.execute(update.values(readings=len(kept), body=journal.encode(kept)))
+            update = update.values(readings=len(kept), body=journal.encode(kept))
+            if len(kept):
+                first_ms, last_ms = int(kept.time.min()), int(kept.time.max())
+                update = update.values(first_ms=first_ms, last_ms=last_ms)
+            connection.execute(update)
     return Note(note.meter, Stage.JOURNAL, row.id)
 
 

@@ -23,6 +23,7 @@ from storage.watermark import Watermark
 from telemetry.registers import ENERGY_IMPORT
 from tests.storage.conftest import MakeDatabase
 from tests.storage.handing import put
+from tests.storage.test_verify import differences
 from tests.storage.test_writer import NOW, Running, readings
 from tests.waiting import seconds, undisturbed
 
@@ -132,13 +133,14 @@ def test_numbers_are_never_given_again(running: Running) -> None:
 
 
 def test_a_meter_that_goes_on_sending_is_a_new_one(running: Running) -> None:
-    running.send(readings([("a", NOW, 1), ("b", NOW, 2), ("a", NOW + 1, 3)]))
+    running.send(readings([("a", NOW - 9, 1), ("b", NOW, 2), ("a", NOW + 1, 3)]))
     running.change(DeleteMeter(id="a"))
     running.send(readings([("a", NOW + 2, 4), ("b", NOW + 2, 5)]))
     assert running.stored("a") == [(NOW + 2, 4)]
     assert running.stored("b") == [(NOW, 2), (NOW + 2, 5)]
     running._looking.close()  # the log is cut off once nobody reads it
     wait_for(running.database)
+    assert differences(running.database, running.defaults)[0] == []
     running.restart()
     assert running.stored("a") == [(NOW + 2, 4)]
     assert running.stored("b") == [(NOW, 2), (NOW + 2, 5)]
