@@ -108,6 +108,7 @@ _PROGRAMS: tuple[tuple[str, str, Load], ...] = (
     ("migrate", "bring the database to the schema of this version", _migrate),
     ("verify", "check everything that is stored, while the collector runs", _verify),
 )
+_INTERRUPTED = 130
 _EPILOG = """\
 examples:
   wattbus serve --demo 5                     the collector, with five simulated meters
@@ -160,10 +161,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = sys.argv[1:] if argv is None else argv
     command = next((word for word in given if not word.startswith("-")), "")
-    with importing():
-        parser = build_parser(command)
-    arguments = parser.parse_args(given)
-    code: int = arguments.run(arguments)
+    try:
+        with importing():
+            parser = build_parser(command)
+        arguments = parser.parse_args(given)
+        code: int = arguments.run(arguments)
+    except KeyboardInterrupt:  # while it imports, or where nothing is to be tidied up
+        return _INTERRUPTED
     return code
 
 

@@ -73,7 +73,8 @@ def say_slow() -> None:
 def _say(what: bytes) -> None:
     fd = os.environ.get(READY_FD)
     if fd is not None:
-        os.write(int(fd), what)
+        with suppress(BrokenPipeError):  # it was killed, and so this process ends as well
+            os.write(int(fd), what)
 
 
 def set_up_logging() -> None:

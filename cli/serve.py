@@ -130,10 +130,21 @@ def _start(children: dict[str, Child], stop: threading.Event) -> int:
 
 
 def _wait_ready(child: Child, stop: threading.Event) -> int:
-    if child.wait_ready(stop) or stop.is_set():
-        return 0
-    log.error("%s did not start", child.name)
-    return child.exit_code() or 1
+    """Wait for a part: one that was killed is started again, one that gave up would do it again."""
+    while not child.wait_ready(stop) and not stop.is_set():
+        code = child.exit_code()
+        if code is None or code >= 0:
+            log.error("%s did not start", child.name)
+            return code or 1
+        _ended(child, code)
+        time.sleep(max(0.0, child.again_at - time.monotonic()))
+        child.start()
+    return 0
+
+
+def _ended(child: Child, code: int) -> None:
+    child.ended()
+    log.error("%s ended (%s): starting it again", child.name, _how(code))
 
 
 def _supervise(
@@ -155,8 +166,7 @@ def _supervise(
         for child in children.values():
             code = child.poll()
             if code is not None:
-                child.ended()
-                log.error("%s ended (%s): starting it again", child.name, _how(code))
+                _ended(child, code)
             elif child.process is None and now >= child.again_at:
                 child.start()
     return held

@@ -315,6 +315,43 @@ def test_who_answers_is_killed(make_stack: MakeStack) -> None:
         assert part(stack, name).pid != process.pid
 
 
+@pytest.mark.parametrize("part", ["writer", "receiver", "query"])
+def test_a_part_is_killed_before_it_is_ready(tmp_path: Path, part: str) -> None:
+    stack = Stack(tmp_path / "data")
+    process = subprocess.Popen(
+        serve(stack), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while part not in (found := children(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.001)
+        found[part].kill()
+        assert process.stdout is not None
+        assert "is ready" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert f"{part} ended (killed by SIGKILL): starting it again" in said
+        assert "Traceback" not in said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_serve_itself_is_killed_before_its_parts_are_ready(tmp_path: Path) -> None:
+    """They end with it, without a word of theirs."""
+    stack = Stack(tmp_path / "data")
+    process = subprocess.Popen(serve(stack), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(found := children(process.pid)) < 2:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    _, said = process.communicate(timeout=PATIENCE)
+    psutil.wait_procs(list(found.values()), PATIENCE)
+    assert not [child for child in found.values() if child.is_running()]
+    assert "Traceback" not in said
+
+
 def test_serve_itself_is_killed(make_stack: MakeStack) -> None:
     # A home takes a watt-hour in half a minute: of so many some have soon.
     stack = make_stack("--demo", "60")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -66,3 +67,26 @@ def test_it_begins_without_what_it_does_not_need(
     process.communicate(timeout=PATIENCE)
     assert needed in imported, said
     assert not imported & (slow | TERMINAL), said
+
+
+@pytest.mark.parametrize("words", [("status",), ("serve",), ("repl",)])
+def test_ctrl_c_while_it_imports_ends_it_without_a_word(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "cli", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"HOME": str(tmp_path)},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.fullmatch(r"import time:.*\| +tomllib\n", line):  # all of them read a configuration
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "Traceback" not in said
