@@ -183,8 +183,8 @@ def ready_again(stack: Stack) -> None:
     """Read what ``serve`` prints until it says once more that it is ready."""
     assert stack.process is not None
     assert stack.process.stdout is not None
-    while "is ready" not in stack.process.stdout.readline():
-        pass
+    while "is ready" not in (line := stack.process.stdout.readline()):
+        assert line, stack.log.read_text()  # it has ended
 
 
 def hang_up(stack: Stack) -> None:
